@@ -1,1 +1,26 @@
+//! The nouns of fota: identifiers, limits, states, codes and the wire types that the device and
+//! the server both speak.
+//!
+//! This crate never allocates and never does I/O; it builds for a microcontroller. The one
+//! exception is the feature `manager`, which adds the JSON types of the manager API for the
+//! server and its clients and needs `std`.
+//!
+//! Main path: a device encodes a [`checkin::CheckIn`], the server answers with a
+//! [`checkin::Answer`], and what became of an order is an [`attempt::AttemptState`].
+#![cfg_attr(not(feature = "manager"), no_std)]
+#![warn(missing_docs)]
 
+pub mod attempt;
+pub mod checkin;
+pub mod code;
+pub mod digest;
+pub mod ids;
+pub mod limits;
+pub mod list;
+#[cfg(feature = "manager")]
+pub mod manager;
+
+pub use attempt::{AttemptState, RollbackCause, SkipReason};
+pub use code::FailureCode;
+pub use digest::Sha256;
+pub use ids::DeviceId;

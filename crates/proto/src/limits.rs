@@ -1,0 +1,36 @@
+//! Every limit that both sides of a connection must agree on, with its reason.
+
+/// Largest check-in request or answer, bytes: fits one TCP segment and a device's stack.
+pub const CHECK_IN_BYTES_MAX: usize = 1024;
+/// Longest device id, bytes: a MAC, a UUID or a hostname fits.
+pub const DEVICE_ID_BYTES_MAX: usize = 64;
+/// Longest version string, bytes: the field of `esp_app_desc_t`.
+pub const VERSION_BYTES_MAX: usize = 32;
+/// Longest project name, bytes: the field of `esp_app_desc_t`.
+pub const PROJECT_BYTES_MAX: usize = 32;
+/// Longest reason or detail text on the device wire, bytes.
+pub const REASON_BYTES_MAX: usize = 96;
+/// Application slots a device may report; ESP-IDF allows 16, real tables have two or three.
+pub const SLOTS_MAX: usize = 4;
+/// Prefix proofs in one check-in (see [`crate::checkin::Held`]).
+pub const HELD_MAX: usize = 8;
+/// Bytes of the truncated SHA-256 in a prefix proof. It only finds a place to resume from; what
+/// is installed is proven by the whole SHA-256.
+pub const HELD_DIGEST_BYTES: usize = 8;
+/// First bytes of an image that a device leaves erased until the whole image is proven, so that
+/// no bootloader can take the slot for an image before that. One flash-encryption block.
+pub const HEAD_BYTES: usize = 16;
+/// Bytes hashed together, erased together and re-downloaded at most after a cut: one flash sector.
+pub const CHUNK_BYTES: u32 = 4096;
+/// Largest image, bytes: what the ESP32 bootloader can map (`ESP_IMAGE_MAX_FLASH_ADDR_SIZE`).
+pub const IMAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Largest chunk of the seed's API, bytes: its device decodes at most 25,000 base64 characters.
+pub const SEED_CHUNK_BYTES_MAX: u32 = 18_750;
+/// Chunk size of the seed's API where the uploader names none, bytes.
+pub const SEED_CHUNK_BYTES_DEFAULT: u32 = 16_384;
+/// Longest free text an operator may attach (notes, reason), bytes.
+pub const NOTES_BYTES_MAX: usize = 4096;
+/// Longest group name, bytes.
+pub const GROUP_NAME_BYTES_MAX: usize = 64;
+/// Targets that may be named in one request; larger sets are groups.
+pub const TARGETS_MAX: usize = 10_000;
