@@ -1,1 +1,453 @@
+//! The JSON types of the manager API (`/api/v1/…`), shared by the server and its clients.
+//!
+//! Times are milliseconds since the Unix epoch, sizes are bytes, digests are 64 hex digits.
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{AttemptState, Sha256};
+
+/// An error of any endpoint: RFC 9457 `application/problem+json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `about:blank#CODE`; the part after `#` is `code`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The HTTP status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong with which value, and the next step.
+    pub detail: String,
+    /// Stable code for programs, e.g. `image_invalid`, `not_found`, `field_invalid`.
+    pub code: String,
+    /// The field of the request that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub field: Option<String>,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Pass as `after` to go on; absent on the last page.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
+/// An immutable firmware version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Release {
+    /// Number given by the server.
+    pub id: i64,
+    /// Version: the image's own unless the uploader gave another and allowed the mismatch.
+    pub version: String,
+    /// Project name of the image's app description.
+    pub project: String,
+    /// Chip name, e.g. `esp32c3`; absent for a file taken in under `--lab`.
+    pub chip: Option<String>,
+    /// Length of the image.
+    pub bytes: u64,
+    /// SHA-256 of the image, also its blob name.
+    #[schema(value_type = String)]
+    pub sha256: Sha256,
+    /// `app_elf_sha256` of the image: what a device that runs it reports.
+    #[schema(value_type = Option<String>)]
+    pub elf_sha256: Option<Sha256>,
+    /// ESP-IDF version it was built with.
+    pub idf_version: Option<String>,
+    /// Security version of the app description.
+    pub secure_version: u32,
+    /// Smallest chip revision, major × 100 + minor.
+    pub chip_revision_min: u16,
+    /// Largest chip revision; absent where the image sets none.
+    pub chip_revision_max: Option<u16>,
+    /// The operator's notes.
+    pub notes: String,
+    /// Whether it was taken in under `--lab` although no chip would boot it.
+    pub lab: bool,
+    /// Whether it was withdrawn: never offered again.
+    pub yanked: bool,
+    /// When it was uploaded.
+    pub uploaded_at: i64,
+    /// Devices whose running image is this release.
+    pub running_on: u64,
+}
+
+/// Query of `POST /api/v1/releases`; the body is the image itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ReleaseUpload {
+    /// The version the uploader expects; refused where the image says another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Take `version` although the image says another.
+    #[serde(default)]
+    pub allow_version_mismatch: bool,
+    /// Notes for operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+}
+
+/// A device as last seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Device {
+    /// Its id.
+    pub id: String,
+    /// Groups it is in, sorted.
+    pub groups: Vec<String>,
+    /// Chip name; absent while unknown (devices that speak only the seed's API).
+    pub chip: Option<String>,
+    /// Project of the image that runs.
+    pub project: Option<String>,
+    /// Version the device reports.
+    pub version: Option<String>,
+    /// Digest of the image that runs.
+    #[schema(value_type = Option<String>)]
+    pub elf_sha256: Option<Sha256>,
+    /// Whether the running image is confirmed; absent while unknown.
+    pub confirmed: Option<bool>,
+    /// Slot that runs.
+    pub slot: Option<u8>,
+    /// Version that a rollback order would boot; absent where there is no valid image.
+    pub rollback_version: Option<String>,
+    /// Whether a rollback target exists.
+    pub rollback_available: bool,
+    /// `native` or `seed`.
+    pub protocol: String,
+    /// `online`, `late` or `offline`.
+    pub presence: Presence,
+    /// When it was last seen.
+    pub last_seen: i64,
+    /// When it was first seen.
+    pub first_seen: i64,
+    /// What runs is not what the version text says: the sentence to show.
+    pub warning: Option<String>,
+    /// Its newest attempt.
+    pub attempt: Option<Attempt>,
+    /// A rollback order that stands.
+    pub rollback: Option<RollbackOrder>,
+    /// Releases that are never offered to it again (version text).
+    pub blocked: Vec<String>,
+}
+
+/// How long ago a device was seen, in its own poll intervals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// Within two intervals.
+    Online,
+    /// Within three times that.
+    Late,
+    /// Longer ago.
+    Offline,
+}
+
+/// One device in one rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Attempt {
+    /// The rollout.
+    pub rollout: i64,
+    /// The device.
+    pub device: String,
+    /// The release it is to bring.
+    pub release: i64,
+    /// Version of that release.
+    pub version: String,
+    /// Version it started from.
+    pub from_version: Option<String>,
+    /// Where it stands, e.g. `downloading`, `failed:hash_mismatch`.
+    #[schema(value_type = String)]
+    pub state: AttemptState,
+    /// What happened, as a sentence with its remedy; for ends that are not `succeeded`.
+    pub explanation: Option<String>,
+    /// Bytes of the image in flash.
+    pub bytes_done: u64,
+    /// Bytes of the image.
+    pub bytes_total: u64,
+    /// Percent, never above 100.
+    pub percent: u8,
+    /// Bytes of artifact bodies that the server sent it for this attempt.
+    pub bytes_sent: u64,
+    /// Download requests it made for this attempt.
+    pub requests: u64,
+    /// When it last changed.
+    pub updated_at: i64,
+}
+
+/// A rollback order for one device; it stands until the device is seen on another image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackOrder {
+    /// Device.
+    pub device: String,
+    /// Why.
+    pub reason: String,
+    /// `standing`, `done` or `refused`.
+    pub state: RollbackState,
+    /// Failure code where refused.
+    pub code: Option<String>,
+    /// When it was requested.
+    pub requested_at: i64,
+}
+
+/// Where a rollback order stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RollbackState {
+    /// The device has not been seen off the image yet.
+    Standing,
+    /// The device runs another image.
+    Done,
+    /// The device refused: nothing to go back to.
+    Refused,
+}
+
+/// Body of `POST /api/v1/rollbacks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// `all`, `group:NAME`, or device ids.
+    pub to: Vec<String>,
+    /// Only devices that run this release (version or id); with `all` this is what "all updated"
+    /// means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// Why; shown to the device and in its history.
+    pub reason: String,
+}
+
+/// Answer of `POST /api/v1/rollbacks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackAccepted {
+    /// Orders that now stand.
+    pub orders: Vec<RollbackOrder>,
+    /// Devices left out and why (`no rollback target`).
+    pub excluded: Vec<Excluded>,
+}
+
+/// A device that a request names but does not reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Excluded {
+    /// The device.
+    pub device: String,
+    /// Why, e.g. `no_rollback_target`, `incompatible_chip`.
+    pub reason: String,
+}
+
+/// Body of `POST /api/v1/rollouts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutRequest {
+    /// Release: its id, or its version where only one release has it.
+    pub release: String,
+    /// `all`, `group:NAME`, or device ids.
+    pub to: Vec<String>,
+    /// Pause when this many devices have failed or rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures_max: Option<u32>,
+    /// When it pauses so, order the devices that have the release back.
+    #[serde(default)]
+    pub rollback_on_failure: bool,
+    /// Seconds a new image has to confirm itself; 300 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial_deadline_s: Option<u32>,
+    /// Install although the device's project differs from the release's.
+    #[serde(default)]
+    pub allow_product_change: bool,
+    /// The same key twice gives the same rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// Answer of `POST /api/v1/rollouts/preview`, same body as the real one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Preview {
+    /// Devices that would be offered the release.
+    pub matched: u64,
+    /// Of those, how many are online now.
+    pub online: u64,
+    /// Devices named but left out, and why.
+    pub excluded: Vec<Excluded>,
+}
+
+/// A rollout and its counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rollout {
+    /// Number; shown as `r-42`.
+    pub id: i64,
+    /// Release id.
+    pub release: i64,
+    /// Version of the release.
+    pub version: String,
+    /// Targets as requested.
+    pub to: Vec<String>,
+    /// Whether it offers.
+    pub state: RolloutState,
+    /// Why it is paused or aborted.
+    pub reason: Option<String>,
+    /// Failure limit.
+    pub failures_max: Option<u32>,
+    /// Whether a breach orders updated devices back.
+    pub rollback_on_failure: bool,
+    /// When it started.
+    pub created_at: i64,
+    /// Devices by state.
+    pub counts: Counts,
+    /// Bytes of artifact bodies sent for it.
+    pub bytes_sent: u64,
+}
+
+/// State of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RolloutState {
+    /// It offers the release.
+    Active,
+    /// It offers nothing; attempts under way go on.
+    Paused,
+    /// Ended by an operator.
+    Aborted,
+    /// Every device it names has ended.
+    Complete,
+}
+
+/// Devices of a rollout by state; the sum is the number of devices it names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counts {
+    /// Not seen since the start.
+    pub waiting: u64,
+    /// Offered to installing.
+    pub updating: u64,
+    /// Runs it, unconfirmed.
+    pub trial: u64,
+    /// Runs it, confirmed.
+    pub succeeded: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Went back.
+    pub rolled_back: u64,
+    /// Left out.
+    pub skipped: u64,
+    /// Timed out, aborted or superseded.
+    pub ended: u64,
+}
+
+/// A rollout with its attempts: `GET /api/v1/rollouts/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RolloutDetail {
+    /// The rollout.
+    #[serde(flatten)]
+    pub rollout: Rollout,
+    /// Attempts, and `waiting` rows for devices not seen yet; at most 1,000, worst first.
+    pub attempts: Vec<Attempt>,
+}
+
+/// Body of the pause, abort and yank calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReasonBody {
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// A group and its size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Group {
+    /// Name.
+    pub name: String,
+    /// Devices in it, sorted.
+    pub devices: Vec<String>,
+}
+
+/// Body of `POST /api/v1/groups`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRequest {
+    /// Name: as a device id.
+    pub name: String,
+}
+
+/// Body of `POST /api/v1/groups/{name}/devices`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupDevices {
+    /// Devices to add; they need not have been seen yet.
+    pub add: Vec<String>,
+}
+
+/// `GET /api/v1/fleet/summary`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FleetSummary {
+    /// Devices known.
+    pub total: u64,
+    /// Of these online.
+    pub online: u64,
+    /// Late.
+    pub late: u64,
+    /// Offline.
+    pub offline: u64,
+    /// Offered to trial.
+    pub updating: u64,
+    /// Failed or rolled back in the last 24 hours.
+    pub failed_24h: u64,
+    /// Devices by running version, most first.
+    pub versions: Vec<VersionCount>,
+}
+
+/// Devices that run one version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VersionCount {
+    /// Version text; `unknown` where never reported.
+    pub version: String,
+    /// Devices.
+    pub devices: u64,
+}
+
+/// A line of history; never rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Position in the history; grows.
+    pub id: i64,
+    /// When.
+    pub at: i64,
+    /// What: `device.seen`, `release.uploaded`, `rollout.started`, `rollout.paused`,
+    /// `attempt.<state>`, `rollback.requested`, `rollback.done` …
+    pub kind: String,
+    /// Device it concerns.
+    pub device: Option<String>,
+    /// Rollout it concerns.
+    pub rollout: Option<i64>,
+    /// Release it concerns.
+    pub release: Option<i64>,
+    /// Who did it: `operator`, `device`, `server`.
+    pub actor: String,
+    /// A sentence for people.
+    pub text: String,
+    /// State after it, for attempt events.
+    #[schema(value_type = Option<String>)]
+    pub state: Option<AttemptState>,
+    /// Bytes in flash, for progress events (these are streamed, not stored).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_done: Option<u64>,
+    /// Bytes of the image, likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_total: Option<u64>,
+}
+
+/// `GET /api/v1/server`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServerInfo {
+    /// Version of the server.
+    pub version: String,
+    /// `sqlite` or `postgres`.
+    pub database: String,
+    /// Whether the seed's operator paths need no token.
+    pub legacy_open: bool,
+    /// Whether files that are no ESP images are taken.
+    pub lab: bool,
+    /// Seconds between check-ins that devices are told.
+    pub poll_s: u32,
+}
