@@ -1,1 +1,4 @@
+//! The simulated ESP32: flash, bootloader, firmware, network and clock, and devices made of them.
+#![warn(missing_docs)]
 
+pub mod link;
