@@ -1,0 +1,159 @@
+//! The device API, for devices that are simulated.
+
+use bytes::Bytes;
+use fota_proto::{Sha256, limits::CHECK_IN_BYTES_MAX};
+use reqwest::{StatusCode, header};
+
+use crate::{Error, REQUEST_TIMEOUT, Result, connection, manager::chunk, send};
+
+/// A device's connection to its server.
+#[derive(Clone, Debug)]
+pub struct DeviceClient {
+    http: reqwest::Client,
+    base: String,
+    id: Option<String>,
+}
+
+impl DeviceClient {
+    /// A device that talks to the server at `base`. `id` is sent as `Device-ID` with downloads,
+    /// where the server uses it to account bytes and for nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] where `base` is no http or https URL.
+    pub fn new(base: &str, id: Option<String>) -> Result<Self> {
+        let (http, base) = connection(base)?;
+        Ok(Self { http, base, id })
+    }
+
+    /// Sends an encoded check-in and gives the encoded answer.
+    pub async fn check_in(&self, message: &[u8]) -> Result<Vec<u8>> {
+        let url = format!("{}/d/v1/check-in", self.base);
+        let request = self
+            .http
+            .post(&url)
+            .header(header::CONTENT_TYPE, "application/cbor")
+            .timeout(REQUEST_TIMEOUT)
+            .body(message.to_vec());
+        let response = send(request).await?;
+        let answer = response
+            .bytes()
+            .await
+            .map_err(|error| Error::unreachable(&url, &error))?;
+        if answer.len() > CHECK_IN_BYTES_MAX {
+            let bytes = answer.len();
+            let reason = format!("answer of {bytes} bytes; {CHECK_IN_BYTES_MAX} are allowed");
+            return Err(Error::protocol(&url, reason));
+        }
+        Ok(answer.to_vec())
+    }
+
+    /// The bytes of a blob from position `from` on.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] where status or `Content-Range` are not those of the bytes asked for.
+    pub async fn blob(&self, sha256: &Sha256, from: u64) -> Result<Blob> {
+        let url = format!("{}/d/v1/blobs/{sha256}", self.base);
+        let mut request = self.http.get(&url);
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+        }
+        if let Some(id) = &self.id {
+            request = request.header("Device-ID", id);
+        }
+        let response = send(request).await?;
+        let total = match from {
+            0 => whole(&response),
+            _ => part(&response, from),
+        };
+        let total = total.map_err(|reason| Error::protocol(&url, reason))?;
+        Ok(Blob {
+            response,
+            url,
+            total,
+            position: from,
+        })
+    }
+}
+
+/// A blob as its bytes arrive.
+#[derive(Debug)]
+pub struct Blob {
+    response: reqwest::Response,
+    url: String,
+    total: u64,
+    position: u64,
+}
+
+impl Blob {
+    /// Length of the whole blob, wherever the stream started.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Position of the next byte.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next bytes; none at the end of the blob.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] where the connection breaks before the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        match chunk(&mut self.response, &self.url).await? {
+            Some(bytes) => {
+                self.position += bytes.len() as u64;
+                Ok(Some(bytes))
+            }
+            None if self.position == self.total => Ok(None),
+            None => Err(Error::Unreachable {
+                url: self.url.clone(),
+                reason: format!("ended at byte {} of {}", self.position, self.total),
+            }),
+        }
+    }
+}
+
+fn whole(response: &reqwest::Response) -> std::result::Result<u64, String> {
+    if response.status() != StatusCode::OK {
+        return Err(format!("HTTP {} for a whole blob", response.status()));
+    }
+    response
+        .content_length()
+        .ok_or_else(|| "no Content-Length".to_owned())
+}
+
+fn part(response: &reqwest::Response, from: u64) -> std::result::Result<u64, String> {
+    if response.status() != StatusCode::PARTIAL_CONTENT {
+        return Err(format!("HTTP {} for a part of a blob", response.status()));
+    }
+    let range = response.headers().get(header::CONTENT_RANGE);
+    let range = range.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match parse_content_range(range) {
+        Some((first, last, total)) if first == from && last + 1 == total => Ok(total),
+        _ => Err(format!("Content-Range {range:?} for bytes {from}- of a blob")),
+    }
+}
+
+/// `bytes FIRST-LAST/TOTAL`
+fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let total: u64 = total.parse().ok()?;
+    (first <= last && last < total).then_some((first, last, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_range_is_read_strictly() {
+        assert_eq!(parse_content_range("bytes 4096-9/10"), None);
+        assert_eq!(parse_content_range("bytes 4-9/10"), Some((4, 9, 10)));
+        for bad in ["", "bytes */10", "bytes 4-10/10", "bytes 4-9/*", "4-9/10"] {
+            assert_eq!(parse_content_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The manager API: one method per endpoint.
+
+use bytes::Bytes;
+use fota_proto::manager::{
+    Device, Event, FleetSummary, Group, GroupDevices, GroupRequest, Page, Preview, ReasonBody,
+    Release, ReleaseUpload, RollbackAccepted, RollbackRequest, Rollout, RolloutDetail,
+    RolloutRequest, ServerInfo,
+};
+use futures_util::stream;
+use reqwest::{Method, RequestBuilder, header};
+use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
+
+use crate::{Client, Error, REQUEST_TIMEOUT, Result, SILENCE_MAX, segment, send};
+
+/// Bytes handed to the connection at a time while uploading; also the grain of the progress.
+const UPLOAD_STEP_BYTES: usize = 64 * 1024;
+/// How long an upload may take: the largest image over 5 kB/s.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Pages that one listing follows; a server that never ends its list must not hang a client.
+const PAGES_MAX: usize = 10_000;
+
+/// Which devices to list; empty means all.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DeviceFilter {
+    /// Only devices in this group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Only devices in this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// Which events to list; empty means all.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct EventFilter {
+    /// Only events after this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
+    /// Only events of this device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Only events of this rollout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<i64>,
+    /// At most this many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Unblock<'a> {
+    release: &'a str,
+}
+
+/// The bytes of a release as they arrive.
+#[derive(Debug)]
+pub struct Download {
+    response: reqwest::Response,
+    url: String,
+}
+
+impl Download {
+    /// The next bytes; none at the end.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] where the connection breaks before the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        chunk(&mut self.response, &self.url).await
+    }
+}
+
+pub(crate) async fn chunk(response: &mut reqwest::Response, url: &str) -> Result<Option<Bytes>> {
+    match tokio::time::timeout(SILENCE_MAX, response.chunk()).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(Error::unreachable(url, &error)),
+        Err(silence) => Err(Error::unreachable(url, &silence)),
+    }
+}
+
+impl Client {
+    /// What the server is.
+    pub async fn server(&self) -> Result<ServerInfo> {
+        self.fetch("/api/v1/server").await
+    }
+
+    /// Counts over the whole fleet.
+    pub async fn fleet_summary(&self) -> Result<FleetSummary> {
+        self.fetch("/api/v1/fleet/summary").await
+    }
+
+    /// Uploads an image; `progress` hears how many bytes the connection has taken so far.
+    pub async fn upload(
+        &self,
+        image: Bytes,
+        options: &ReleaseUpload,
+        progress: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<Release> {
+        let bytes = image.len();
+        let request = self
+            .request(Method::POST, "/api/v1/releases")
+            .query(options)
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_LENGTH, bytes)
+            .timeout(UPLOAD_TIMEOUT)
+            .body(reqwest::Body::wrap_stream(stepwise(image, progress)));
+        self.answer(request).await
+    }
+
+    /// Every release.
+    pub async fn releases(&self) -> Result<Vec<Release>> {
+        self.list("/api/v1/releases", &()).await
+    }
+
+    /// One release by its number.
+    pub async fn release(&self, id: i64) -> Result<Release> {
+        self.fetch(&format!("/api/v1/releases/{id}")).await
+    }
+
+    /// The image of a release.
+    pub async fn release_image(&self, id: i64) -> Result<Download> {
+        let path = format!("/api/v1/releases/{id}/image");
+        let response = send(self.request(Method::GET, &path)).await?;
+        Ok(Download {
+            response,
+            url: self.url(&path),
+        })
+    }
+
+    /// Withdraws a release: it is never offered again.
+    pub async fn yank(&self, id: i64, reason: &str) -> Result<Release> {
+        self.post(&format!("/api/v1/releases/{id}/yank"), &because(reason))
+            .await
+    }
+
+    /// Every device that `filter` takes.
+    pub async fn devices(&self, filter: &DeviceFilter) -> Result<Vec<Device>> {
+        self.list("/api/v1/devices", filter).await
+    }
+
+    /// One device.
+    pub async fn device(&self, id: &str) -> Result<Device> {
+        self.fetch(&format!("/api/v1/devices/{}", segment(id))).await
+    }
+
+    /// The history of one device, oldest first.
+    pub async fn device_events(&self, id: &str) -> Result<Vec<Event>> {
+        self.list(&format!("/api/v1/devices/{}/events", segment(id)), &())
+            .await
+    }
+
+    /// Lets a release be offered again to a device that went back from it.
+    pub async fn unblock(&self, device: &str, release: &str) -> Result<Device> {
+        self.post(
+            &format!("/api/v1/devices/{}/unblock", segment(device)),
+            &Unblock { release },
+        )
+        .await
+    }
+
+    /// Every group.
+    pub async fn groups(&self) -> Result<Vec<Group>> {
+        self.list("/api/v1/groups", &()).await
+    }
+
+    /// Makes an empty group.
+    pub async fn create_group(&self, name: &str) -> Result<Group> {
+        let name = name.to_owned();
+        self.post("/api/v1/groups", &GroupRequest { name }).await
+    }
+
+    /// Adds devices to a group.
+    pub async fn add_to_group(&self, name: &str, add: Vec<String>) -> Result<Group> {
+        self.post(
+            &format!("/api/v1/groups/{}/devices", segment(name)),
+            &GroupDevices { add },
+        )
+        .await
+    }
+
+    /// Takes a device out of a group.
+    pub async fn remove_from_group(&self, name: &str, device: &str) -> Result<()> {
+        let (name, device) = (segment(name), segment(device));
+        self.delete(&format!("/api/v1/groups/{name}/devices/{device}"))
+            .await
+    }
+
+    /// Removes a group; its devices stay.
+    pub async fn remove_group(&self, name: &str) -> Result<()> {
+        self.delete(&format!("/api/v1/groups/{}", segment(name)))
+            .await
+    }
+
+    /// Whom a rollout would reach.
+    pub async fn preview(&self, rollout: &RolloutRequest) -> Result<Preview> {
+        self.post("/api/v1/rollouts/preview", rollout).await
+    }
+
+    /// Starts a rollout. With an idempotency key it may be sent again after a lost answer.
+    pub async fn start_rollout(&self, rollout: &RolloutRequest) -> Result<Rollout> {
+        self.post("/api/v1/rollouts", rollout).await
+    }
+
+    /// Every rollout.
+    pub async fn rollouts(&self) -> Result<Vec<Rollout>> {
+        self.list("/api/v1/rollouts", &()).await
+    }
+
+    /// A rollout with its attempts.
+    pub async fn rollout(&self, id: i64) -> Result<RolloutDetail> {
+        self.fetch(&format!("/api/v1/rollouts/{id}")).await
+    }
+
+    /// Stops offering; attempts under way go on.
+    pub async fn pause(&self, id: i64, reason: &str) -> Result<Rollout> {
+        self.post(&format!("/api/v1/rollouts/{id}/pause"), &because(reason))
+            .await
+    }
+
+    /// Offers again.
+    pub async fn resume(&self, id: i64, reason: &str) -> Result<Rollout> {
+        self.post(&format!("/api/v1/rollouts/{id}/resume"), &because(reason))
+            .await
+    }
+
+    /// Ends a rollout for good.
+    pub async fn abort(&self, id: i64, reason: &str) -> Result<Rollout> {
+        self.post(&format!("/api/v1/rollouts/{id}/abort"), &because(reason))
+            .await
+    }
+
+    /// Gives devices that failed a new attempt.
+    pub async fn retry(&self, id: i64) -> Result<Rollout> {
+        let path = format!("/api/v1/rollouts/{id}/retry");
+        let request = self.request(Method::POST, &path).timeout(REQUEST_TIMEOUT);
+        self.answer(request).await
+    }
+
+    /// Orders devices back to their earlier image.
+    pub async fn roll_back(&self, request: &RollbackRequest) -> Result<RollbackAccepted> {
+        self.post("/api/v1/rollbacks", request).await
+    }
+
+    /// One page of the history, oldest first.
+    pub async fn events(&self, filter: &EventFilter) -> Result<Page<Event>> {
+        let request = self.request(Method::GET, "/api/v1/events").query(filter);
+        self.answer(request.timeout(REQUEST_TIMEOUT)).await
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let request = self.request(Method::GET, path).timeout(REQUEST_TIMEOUT);
+        self.answer(request).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let request = self.request(Method::POST, path).timeout(REQUEST_TIMEOUT);
+        self.answer(request.json(body)).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<()> {
+        let request = self.request(Method::DELETE, path).timeout(REQUEST_TIMEOUT);
+        send(request).await.map(drop)
+    }
+
+    async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        filter: &impl Serialize,
+    ) -> Result<Vec<T>> {
+        let mut items = Vec::new();
+        let mut after: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let request = self.request(Method::GET, path).query(filter);
+            let request = request.query(&[("after", &after)]).timeout(REQUEST_TIMEOUT);
+            let page: Page<T> = self.answer(request).await?;
+            items.extend(page.items);
+            if page.next.is_none() {
+                return Ok(items);
+            }
+            after = page.next;
+        }
+        Err(Error::protocol(&self.url(path), "the list does not end"))
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let response = send(request).await?;
+        let url = response.url().to_string();
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| Error::unreachable(&url, &error))?;
+        serde_json::from_slice(&body).map_err(|error| Error::protocol(&url, error))
+    }
+}
+
+fn because(reason: &str) -> ReasonBody {
+    let reason = reason.to_owned();
+    ReasonBody { reason }
+}
+
+/// The image in steps, telling `progress` when the connection asks for the next one, which is
+/// when it has taken the ones before.
+fn stepwise(
+    image: Bytes,
+    progress: impl Fn(u64) + Send + Sync + 'static,
+) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    let whole = image.len();
+    stream::unfold((image, progress), move |(mut rest, progress)| async move {
+        progress((whole - rest.len()) as u64);
+        if rest.is_empty() {
+            return None;
+        }
+        let step = rest.split_to(rest.len().min(UPLOAD_STEP_BYTES));
+        Some((Ok(step), (rest, progress)))
+    })
+}
