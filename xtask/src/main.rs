@@ -1,1 +1,62 @@
-fn main() {}
+//! The chores of this repository, as plain Rust: `cargo xtask ci|tidy|dev|…`.
+//!
+//! Nothing here ships. Each chore is a function of its own module; `ci` is the list of those that
+//! must pass before a change lands, and `.ci/run` is what installs what they need and runs them.
+
+mod browser;
+mod ci;
+mod corpus;
+mod deny;
+mod dev;
+mod fuzz;
+mod no_std;
+mod postgres;
+mod process;
+mod readme;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask CHORE
+
+  ci [--only STEP]… [--fail-fast] [--list]   everything that must pass before a change lands
+  tidy [--fix]        house rules that no other tool checks; --fix rewrites docs/codes.md
+  dev                 a server with three simulated devices, rebuilt at each start
+  corpus              fetch and check the real ESP32 images of xtask/corpus.json
+  fuzz [TARGET] [--runs N] [--seconds N]     libFuzzer on the stable compiler
+  no-std              build proto, image and device for a microcontroller, without an allocator
+  postgres            run the contract suite on a PostgreSQL started for it
+  readme              run the commands of README.md as they are written
+  browser             drive the page in a headless browser, beside a running demo
+  deny                licences and bans of the dependencies
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or_default();
+    let done = match args.first().map(String::as_str) {
+        Some("ci") => ci::main(rest),
+        Some("tidy") => tidy::main(rest),
+        Some("dev") => dev::main(),
+        Some("corpus") => corpus::fetch().map(drop),
+        Some("fuzz") => fuzz::main(rest),
+        Some("no-std") => no_std::build(),
+        Some("postgres") => postgres::contract(),
+        Some("readme") => readme::run(),
+        Some("browser") => browser::run(),
+        Some("deny") => deny::check(),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

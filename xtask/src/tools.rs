@@ -1,0 +1,52 @@
+//! Tools from package registries, installed by name into the target folder.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    ci::Skipped,
+    process::{command, has, output, run, target},
+};
+
+/// Espressif's esptool in a virtual environment of its own: the oracle for app images.
+pub fn esptool() -> Result<PathBuf> {
+    let venv = target().join("esptool");
+    let program = venv.join("bin/esptool");
+    if !program.is_file() {
+        run(command("python3").args(["-m", "venv"]).arg(&venv))?;
+        run(command(venv.join("bin/pip")).args(["install", "--quiet", "esptool>=5,<6"]))?;
+    }
+    let version = output(command(&program).arg("version"))?;
+    println!("{}", version.trim());
+    Ok(program)
+}
+
+/// The driver of the browser test, from npm, without the browser it would download.
+pub fn playwright() -> Result<PathBuf> {
+    let dir = target().join("playwright");
+    if !dir.join("node_modules/playwright-core").is_dir() {
+        std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        std::fs::write(dir.join("package.json"), "{\"private\":true}\n")?;
+        let mut npm = command("npm");
+        npm.current_dir(&dir)
+            .env("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1");
+        run(npm.args([
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--silent",
+            "playwright-core@1",
+        ]))?;
+    }
+    Ok(dir)
+}
+
+/// An error that skips the step unless this program is there.
+pub fn need(program: &str, package: &str) -> Result<()> {
+    if has(program) {
+        return Ok(());
+    }
+    let why = format!("there is no `{program}` here: install {package}");
+    Err(Skipped(why).into())
+}
