@@ -1,1 +1,110 @@
+//! The updater of a device: takes an ordered image into the other slot, proves it, boots it on
+//! trial, confirms it or goes back.
+//!
+//! It never allocates, never touches the network, the clock or the reset line (the caller owns
+//! them), never writes the running slot, and never lets anything unproven be bootable, not even
+//! for one flash operation. It works with the stock ESP-IDF bootloader built with rollback and
+//! without, and needs no partition of its own.
+//!
+//! Main path: [`Updater::start`] reads what the flash says and guards a trial;
+//! [`Updater::check_in`] and [`Updater::answer`] talk to the server and say what is [`Next`];
+//! [`Updater::receive`] takes the bytes; [`Updater::prove`] makes a [`Verified`], which alone can
+//! [`Verified::activate`]. The new image calls [`Updater::confirm`] when it has passed its
+//! self-test, [`Updater::reject`] when it has not.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `updater` | the state machine and its two messages |
+//! | `install` | order → download → proof → activation |
+//! | `job` | what is erased and written in the slot; resume without a journal |
+//! | `trial` | what a start means; confirm, reject, deadline, rollback |
+//! | `choice` | changes to otadata that a power cut cannot turn against the device |
+//! | `mark` | what is noted in the free bytes of an otadata entry |
+//! | `flash` | the one gate that every write passes |
+//!
+//! # What it cannot do
+//!
+//! On a bootloader without rollback, an image that dies before it calls [`Updater::start`] is
+//! started again for ever: call it first. Flash encryption is not supported: an erased byte must
+//! read as `0xFF`. Secure version and signature checks are not here yet.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use embedded_storage::nor_flash::MultiwriteNorFlash;
+//! use fota_device::{BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Updater};
+//!
+//! /// What the caller brings.
+//! trait Board {
+//!     fn post_check_in(&mut self, request: &[u8], answer: &mut [u8]) -> Option<usize>;
+//!     fn fetch(&mut self, from: &Download, take: impl FnMut(&[u8]) -> bool);
+//!     fn random(&mut self) -> u64;
+//!     fn uptime_s(&self) -> u32;
+//!     fn sleep_s(&mut self, seconds: u32);
+//!     fn self_test(&mut self) -> bool;
+//!     fn reset(&mut self) -> !;
+//! }
+//!
+//! fn run(flash: impl MultiwriteNorFlash, boot: BootInfo, board: &mut impl Board) -> ! {
+//!     let mut updater = match Updater::start(flash, boot) {
+//!         Ok(Started::Run(updater)) => updater,
+//!         Ok(Started::Reset(_)) | Err(_) => board.reset(),
+//!     };
+//!     let mut buffer = [0; CHECK_IN_BYTES_MAX];
+//!     let mut answer = [0; CHECK_IN_BYTES_MAX];
+//!     let mut next = Next::CheckIn;
+//!     loop {
+//!         next = match next {
+//!             Next::CheckIn => {
+//!                 let request = updater.check_in(board.random(), board.uptime_s(), &mut buffer);
+//!                 match board.post_check_in(request, &mut answer) {
+//!                     Some(length) => {
+//!                         if updater.is_on_trial() && board.self_test() {
+//!                             let _ = updater.confirm();
+//!                         }
+//!                         let next = updater.answer(&answer[..length]);
+//!                         next.unwrap_or(Next::Wait { seconds: 60 })
+//!                     }
+//!                     None => Next::Wait { seconds: 60 },
+//!                 }
+//!             }
+//!             Next::Download(part) => {
+//!                 board.fetch(&part, |bytes| updater.receive(bytes).is_ok());
+//!                 updater.next() // the rest where the link was lost, or Prove
+//!             }
+//!             Next::Prove => match updater.prove().map(|verified| verified.activate()) {
+//!                 Ok(Ok(_)) => board.reset(),
+//!                 _ => updater.next(), // again from the start, or report why not
+//!             },
+//!             Next::Wait { seconds } => {
+//!                 board.sleep_s(seconds);
+//!                 match updater.tick(board.uptime_s()) {
+//!                     Ok(Some(_)) => board.reset(),
+//!                     _ => Next::CheckIn,
+//!                 }
+//!             }
+//!             Next::Reset(_) => board.reset(),
+//!         }
+//!     }
+//! }
+//! ```
+#![no_std]
+#![warn(missing_docs)]
 
+mod choice;
+mod flash;
+mod install;
+mod job;
+mod mark;
+mod report;
+mod slot;
+mod trial;
+mod updater;
+
+pub use flash::Fault;
+pub use fota_proto::limits::CHECK_IN_BYTES_MAX;
+pub use install::{ActivateError, ProveError, ReceiveError, Verified};
+pub use mark::{TRIAL_DEADLINE_S_MAX, TRIAL_POWER_LOSS_MAX};
+pub use slot::FACTORY;
+pub use trial::{TRIAL_DEADLINE_S_DEFAULT, TrialError};
+pub use updater::{AnswerError, BootInfo, Download, Next, ResetNow, StartError, Started, Updater};

@@ -1,9 +1,14 @@
 //! The simulated ESP32: flash, bootloader, firmware, network and clock, and devices made of them.
 #![warn(missing_docs)]
 
+pub mod board;
+pub mod bench;
 pub mod boot;
 pub mod clock;
+pub mod console;
 pub mod firmware;
 pub mod flash;
 pub mod link;
+pub mod seed_device;
+pub mod scripted;
 pub mod transfer;

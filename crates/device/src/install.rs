@@ -1,0 +1,446 @@
+//! An install order: refuse or take it, receive the bytes, prove them, switch the boot choice.
+//!
+//! *Invariant*: nothing unverified is ever bootable. The first 16 bytes of an image, without which
+//! no bootloader takes it for one, come in the order and not from the download. They stay erased
+//! in flash until a hash over them and everything behind them in flash equals the order's; only
+//! then are they programmed, and the whole is read back once more. Before the first byte of a slot
+//! changes, no otadata entry names that slot any more.
+
+use embedded_storage::nor_flash::MultiwriteNorFlash;
+use fota_image::{
+    Grouped,
+    app::{self, CheckError, HEAD_BYTES_MIN, Image, ImageError, Source},
+    otadata::{Entry, SEQ_EMPTY, State},
+};
+use fota_proto::{
+    FailureCode,
+    checkin::{End, Install},
+    limits::HEAD_BYTES,
+};
+
+use crate::{
+    flash::{Fault, Guarded, is_blank},
+    job::{Job, Stage, digest},
+    mark::{Mark, Verdict},
+    slot::Slot,
+    trial::TRIAL_DEADLINE_S_DEFAULT,
+    updater::{Next, ResetNow, Updater},
+};
+
+/// Why bytes were not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiveError {
+    /// No download is under way, or it was replaced: drop the connection and see
+    /// [`Updater::next`].
+    #[error("no download is under way")]
+    NotDownloading,
+    /// The body is longer than the image. None of these bytes were taken.
+    #[error("{surplus} bytes more than the image has: the server sent another range or file")]
+    TooMany {
+        /// How many.
+        surplus: u32,
+    },
+    /// The flash; the order has ended with `flash_write`.
+    #[error(transparent)]
+    Flash(#[from] Fault),
+}
+
+/// Why an image was not proven. What follows is in [`Updater::next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProveError {
+    /// There is no complete download.
+    #[error("there is no complete download to prove")]
+    NotComplete,
+    /// The digest is wrong after a resume; the download starts again, once.
+    #[error("the resumed bytes were not the image's: downloading again from the start")]
+    StartedOver,
+    /// The order has ended with this code, to be reported at the next check-in.
+    #[error("{}", .0.sentence())]
+    Failed(FailureCode),
+}
+
+/// Why a proven image was not activated; the order has ended with `flash_write`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ActivateError {
+    /// The flash.
+    #[error(transparent)]
+    Flash(#[from] Fault),
+    /// otadata does not choose the image after it was written.
+    #[error("otadata does not choose the new image after it was written")]
+    NotChosen,
+}
+
+/// The image in the target slot is the ordered one, bit by bit, read back from flash. Only
+/// [`Updater::prove`] makes it, and only it can switch the boot choice.
+#[must_use = "call `activate` to boot the image"]
+pub struct Verified<'a, F> {
+    updater: &'a mut Updater<F>,
+}
+
+impl<F> core::fmt::Debug for Verified<'_, F> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Verified")
+    }
+}
+
+impl<F: MultiwriteNorFlash> Updater<F> {
+    /// Takes bytes of the image, in any split, starting at [`crate::Download::from`].
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ReceiveError> {
+        let (Some(job), Some(slot)) = (&mut self.job, self.target) else {
+            return Err(ReceiveError::NotDownloading);
+        };
+        if !matches!(job.stage, Stage::Downloading) {
+            return Err(match bytes.len() as u32 {
+                0 => return Ok(()),
+                surplus if matches!(job.stage, Stage::Complete) => {
+                    ReceiveError::TooMany { surplus }
+                }
+                _ => ReceiveError::NotDownloading,
+            });
+        }
+        let room = job.bytes - job.position();
+        if let Some(surplus @ 1..) = (bytes.len() as u64).checked_sub(room.into()) {
+            let surplus = surplus as u32;
+            return Err(ReceiveError::TooMany { surplus });
+        }
+        let order = job.order;
+        job.take(&mut self.flash, slot, bytes).map_err(|fault| {
+            self.end(order, End::Failed, FailureCode::FlashWrite, fault);
+            ReceiveError::Flash(fault)
+        })
+    }
+
+    /// Proves the downloaded image by reading it back from flash: its structure, chip and ELF
+    /// digest, and the SHA-256 of the order. Programs the image's head in between.
+    pub fn prove(&mut self) -> Result<Verified<'_, F>, ProveError> {
+        let (Some(job), Some(slot)) = (&self.job, self.target) else {
+            return Err(ProveError::NotComplete);
+        };
+        if !matches!(job.stage, Stage::Complete) {
+            return Err(ProveError::NotComplete);
+        }
+        let (order, resumed) = (job.order, job.resumed);
+        match self.proof(slot) {
+            Ok(()) => Ok(Verified { updater: self }),
+            Err(Unproven::Digest) if resumed => {
+                self.begin_from(slot, 0).map_err(|fault| {
+                    self.end(order, End::Failed, FailureCode::FlashWrite, fault);
+                    ProveError::Failed(FailureCode::FlashWrite)
+                })?;
+                Err(ProveError::StartedOver)
+            }
+            Err(unproven) => {
+                let code = unproven.code();
+                // Should flash have changed under the proof, its head must not stay.
+                let _ = self.drop_job();
+                self.end(order, End::Failed, code, unproven);
+                Err(ProveError::Failed(code))
+            }
+        }
+    }
+
+    /// Takes, refuses or continues an install order.
+    pub(crate) fn install(&mut self, id: u64, install: &Install) -> Result<Option<Next>, Fault> {
+        let busy = self.trial.is_some(); // the slot holds the only way back
+        if busy || self.ended == Some(id) || install.elf == self.image.elf {
+            self.drop_job()?;
+            return Ok(None);
+        }
+        if self.job.as_ref().is_some_and(|job| job.is_for(id, install)) {
+            return self.go_on(install.resume_from).map(Some);
+        }
+        self.drop_job()?;
+        let slot = match self.refusal(install) {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                let code = refusal.code();
+                return Ok(Some(self.end(id, End::Refused, code, refusal)));
+            }
+        };
+        let mut job = Job::new(id, install);
+        job.locate(&mut self.flash, slot)?;
+        let job = self.job.insert(job);
+        if matches!(job.stage, Stage::Downloading) {
+            self.begin_from(slot, 0)?;
+        }
+        Ok(Some(self.next()))
+    }
+
+    /// Forgets a job. Its bytes stay, to be found by the same order; but an image that was proven
+    /// and is not wanted any more must not be bootable.
+    pub(crate) fn drop_job(&mut self) -> Result<(), Fault> {
+        let (Some(job), Some(slot)) = (self.job.take(), self.target) else {
+            return Ok(());
+        };
+        match job.head_is_ours {
+            true => self.destroy_head(slot),
+            false => Ok(()),
+        }
+    }
+
+    /// The standing order again: it does not disturb a download, but answers a question.
+    fn go_on(&mut self, resume_from: u32) -> Result<Next, Fault> {
+        if let (Some(job), Some(slot)) = (&mut self.job, self.target)
+            && let Stage::Locating(held) = &job.stage
+        {
+            let (claimed, all_true) = (job.claimed_max(), resume_from >= job.claimed_max());
+            let may_be_more = held.len() == fota_proto::limits::HELD_MAX;
+            if all_true && may_be_more {
+                job.ask_beyond(&mut self.flash, slot, claimed)?;
+            } else {
+                job.start_from(resume_from.min(claimed));
+            }
+            if matches!(job.stage, Stage::Downloading) {
+                let from = job.position();
+                self.begin_from(slot, from)?;
+            }
+        }
+        Ok(self.next())
+    }
+
+    /// Prepares otadata and the slot for the first byte.
+    fn begin_from(&mut self, slot: Slot, from: u32) -> Result<(), Fault> {
+        self.release(slot)?;
+        self.forget_content(slot.number);
+        let mut head = [0; HEAD_BYTES];
+        self.flash.read(slot.region.offset, &mut head)?;
+        if !is_blank(&head) {
+            // A torn erase could leave an old head in front of a mixture.
+            self.destroy_head(slot)?;
+        }
+        if let Some(job) = &mut self.job {
+            job.start_from(from);
+        }
+        Ok(())
+    }
+
+    /// From here on nothing names the target slot, and the running image is what boots.
+    fn release(&mut self, slot: Slot) -> Result<usize, Fault> {
+        let running = self.running.number;
+        let free = self.choice.anchor(&mut self.flash, running, slot.number)?;
+        self.choice.retire_slot(&mut self.flash, slot.number)?;
+        self.refresh_rollback_slot()?;
+        Ok(free)
+    }
+
+    fn destroy_head(&mut self, slot: Slot) -> Result<(), Fault> {
+        self.flash
+            .program_checked(slot.region.offset, &[0; HEAD_BYTES])
+    }
+
+    /// What can be said against an order before its first byte.
+    fn refusal(&self, install: &Install) -> Result<Slot, Refusal> {
+        let slot = self.target.ok_or(Refusal::NoSlot)?;
+        let (bytes, slot_bytes) = (install.bytes, slot.region.size);
+        if bytes > slot_bytes {
+            return Err(Refusal::NoSpace {
+                bytes,
+                slot: slot.number,
+                slot_bytes,
+            });
+        }
+        if bytes < HEAD_BYTES_MIN as u32 {
+            return Err(Refusal::TooShort { bytes });
+        }
+        let (magic, chip) = (install.head[0], [install.head[12], install.head[13]]);
+        if magic != app::MAGIC {
+            return Err(Refusal::Magic { found: magic });
+        }
+        let chip = u16::from_le_bytes(chip);
+        if chip != self.boot.chip.id() {
+            return Err(Refusal::Chip {
+                found: chip,
+                this: self.boot.chip.id(),
+            });
+        }
+        Ok(slot)
+    }
+
+    fn proof(&mut self, slot: Slot) -> Result<(), Unproven> {
+        let Some(job) = &mut self.job else {
+            return Err(Unproven::Digest);
+        };
+        let image = check_with_head(&mut self.flash, slot, job)?;
+        if image.header.chip != Some(self.boot.chip) {
+            return Err(Unproven::Chip(image.header.chip_id));
+        }
+        if let Some(revision) = self.boot.chip_revision
+            && !image.header.allows_revision(revision)
+        {
+            return Err(Unproven::Revision {
+                needs: image.header.min_rev_full,
+                this: revision,
+            });
+        }
+        let elf = image.desc.map_or([0; 32], |desc| desc.app_elf_sha256);
+        if elf != job.elf.0 {
+            return Err(Unproven::Elf);
+        }
+        let (head, bytes, wanted) = (job.head, job.bytes, job.image);
+        if !self.flash.holds(slot.region.offset, &head)? {
+            self.release(slot)?;
+            if let Some(job) = &mut self.job {
+                job.head_is_ours = true;
+            }
+            self.flash.program_checked(slot.region.offset, &head)?;
+        }
+        match digest(&mut self.flash, slot, None, bytes)? == wanted {
+            true => Ok(()),
+            false => Err(Unproven::Digest),
+        }
+    }
+}
+
+impl<F: MultiwriteNorFlash> Verified<'_, F> {
+    /// Makes the image the one that boots next, on trial. The last operation of this image.
+    pub fn activate(self) -> Result<ResetNow, ActivateError> {
+        let updater = self.updater;
+        let order = updater.job.as_ref().map_or(0, |job| job.order);
+        updater.activate().map_err(|error| {
+            updater.end(order, End::Failed, FailureCode::FlashWrite, error);
+            error
+        })
+    }
+}
+
+impl<F: MultiwriteNorFlash> Updater<F> {
+    fn activate(&mut self) -> Result<ResetNow, ActivateError> {
+        let (Some(job), Some(slot)) = (&self.job, self.target) else {
+            return Err(ActivateError::NotChosen);
+        };
+        let deadline_s = match job.deadline_s {
+            0 => TRIAL_DEADLINE_S_DEFAULT,
+            given => given,
+        };
+        let mark = Mark::new(job.order, deadline_s, self.earlier_power_losses(job.order));
+        let free = self.release(slot)?;
+        let seq = self.choice.next_seq(slot.number);
+        if seq == SEQ_EMPTY {
+            return Err(ActivateError::NotChosen);
+        }
+        let entry = Entry {
+            label: mark.label(),
+            ..Entry::new(seq, State::New)
+        };
+        self.choice.replace(&mut self.flash, free, &entry)?;
+        if self.choice.active() != Some(free) || self.choice.slot(free) != slot.number {
+            return Err(ActivateError::NotChosen);
+        }
+        if let Some(job) = &mut self.job {
+            job.stage = Stage::Activated;
+        }
+        Ok(ResetNow::new())
+    }
+
+    /// Power losses that ended earlier trials of the same order, this one's included.
+    fn earlier_power_losses(&self, order: u64) -> u8 {
+        let marks = (0..2).filter_map(|index| self.choice.mark(index));
+        let interrupted =
+            |mark: &Mark| mark.order == order && matches!(mark.verdict, Verdict::Interrupted);
+        let mark = marks.into_iter().find(interrupted);
+        mark.map_or(0, |mark| mark.power_losses.saturating_add(1))
+    }
+}
+
+/// Checks the image as if its head were there already.
+fn check_with_head<F: MultiwriteNorFlash>(
+    flash: &mut Guarded<F>,
+    slot: Slot,
+    job: &Job,
+) -> Result<Image, Unproven> {
+    let mut source = WithHead {
+        flash,
+        slot,
+        head: &job.head,
+    };
+    let checked = match app::check(&mut source, job.bytes) {
+        Ok(image) => Ok(image),
+        Err(CheckError::Image(error)) => Err(error),
+        Err(CheckError::Read { error, .. }) => return Err(Unproven::Flash(error)),
+    };
+    let found = match &checked {
+        // The check has read all of it already.
+        Ok(image) if image.image_bytes == job.bytes => fota_proto::Sha256(image.sha256),
+        _ => digest(flash, slot, Some(&job.head), job.bytes)?,
+    };
+    match found == job.image {
+        true => checked.map_err(Unproven::Image),
+        false => Err(Unproven::Digest),
+    }
+}
+
+/// A slot with its head in place.
+struct WithHead<'a, F> {
+    flash: &'a mut Guarded<F>,
+    slot: Slot,
+    head: &'a [u8; HEAD_BYTES],
+}
+
+impl<F: MultiwriteNorFlash> Source for WithHead<'_, F> {
+    type Error = Fault;
+
+    fn read(&mut self, offset: u32, buf: &mut [u8]) -> Result<(), Fault> {
+        self.flash.read(self.slot.region.offset + offset, buf)?;
+        let head = self.head.iter().skip(offset as usize);
+        buf.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
+        Ok(())
+    }
+}
+
+/// Why an order is refused before its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Refusal {
+    #[error("no second slot to install to: give the device a table with two ota partitions")]
+    NoSlot,
+    #[error("image is {} bytes; slot ota_{slot} holds {}", Grouped(u64::from(*.bytes)), Grouped(u64::from(*.slot_bytes)))]
+    NoSpace {
+        bytes: u32,
+        slot: u8,
+        slot_bytes: u32,
+    },
+    #[error("image is {bytes} bytes; an app image has at least {HEAD_BYTES_MIN}")]
+    TooShort { bytes: u32 },
+    #[error("image begins with {found:#04x}, an app image with 0xe9")]
+    Magic { found: u8 },
+    #[error("image is for chip id {found:#06x}, this is {this:#06x}")]
+    Chip { found: u16, this: u16 },
+}
+
+impl Refusal {
+    fn code(&self) -> FailureCode {
+        match self {
+            Self::NoSlot | Self::NoSpace { .. } => FailureCode::NoSpace,
+            Self::TooShort { .. } | Self::Magic { .. } => FailureCode::ImageInvalid,
+            Self::Chip { .. } => FailureCode::WrongChip,
+        }
+    }
+}
+
+/// Why the bytes in the slot are not the image to boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Unproven {
+    #[error("the bytes in flash have another sha-256 than the order's")]
+    Digest,
+    #[error(transparent)]
+    Image(ImageError),
+    #[error("image is for chip id {0:#06x}")]
+    Chip(u16),
+    #[error("image needs chip revision {needs} or another; this is {this}")]
+    Revision { needs: u16, this: u16 },
+    #[error("image has another app_elf_sha256 than the order's")]
+    Elf,
+    #[error(transparent)]
+    Flash(#[from] Fault),
+}
+
+impl Unproven {
+    fn code(&self) -> FailureCode {
+        match self {
+            Self::Digest => FailureCode::HashMismatch,
+            Self::Image(_) | Self::Elf => FailureCode::ImageInvalid,
+            Self::Chip(_) => FailureCode::WrongChip,
+            Self::Revision { .. } => FailureCode::WrongRevision,
+            Self::Flash(_) => FailureCode::FlashWrite,
+        }
+    }
+}

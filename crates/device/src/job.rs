@@ -1,0 +1,310 @@
+//! A download on its way into the slot: what is erased, what is written, where it can resume.
+//!
+//! Nothing is kept in flash for a resume. The order of flash operations leaves a trace that can be
+//! found again:
+//!
+//! ```text
+//!  slot    | head |  programmed  | partly | blank sector | blank or old bytes … |
+//!          0      16             r-4096   r              ^ erased_to
+//! ```
+//!
+//! *Invariant*: at every moment, also inside an erase that a power cut tears, the sector behind
+//! the one being programmed is blank, unless the image ends before it. So the next piece is erased
+//! when programming enters the last blank sector, before its first page.
+//!
+//! After a reboot each run of blank sectors, starting at `r`, is a place where the download may
+//! have stopped: `r` if the sector before it is complete, `r - 4096` if it is not. Their digests go
+//! to the server (see [`Held`]), which knows the image and names the longest true prefix. A wrong
+//! guess costs bytes, never truth: what boots is proven by the whole SHA-256.
+
+use embedded_storage::nor_flash::MultiwriteNorFlash;
+use fota_proto::{
+    Sha256,
+    checkin::{Held, Install},
+    limits::{HEAD_BYTES, HELD_DIGEST_BYTES, HELD_MAX},
+    list::List,
+};
+use sha2::Digest;
+
+use crate::{
+    flash::{BLANK, BLOCK_BYTES, Fault, Guarded, PAGE_BYTES, SECTOR_BYTES, is_blank},
+    slot::Slot,
+};
+
+/// Where an install stands.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Waiting for the server to say which of these prefixes are true.
+    Locating(List<Held, HELD_MAX>),
+    /// Taking bytes.
+    Downloading,
+    /// All bytes are in flash; nothing is proven.
+    Complete,
+    /// The boot choice names it; only a reset is missing.
+    Activated,
+}
+
+/// An install that this device is carrying out.
+pub(crate) struct Job {
+    pub(crate) order: u64,
+    pub(crate) image: Sha256,
+    pub(crate) bytes: u32,
+    pub(crate) head: [u8; HEAD_BYTES],
+    pub(crate) elf: Sha256,
+    pub(crate) deadline_s: u32,
+    pub(crate) stage: Stage,
+    /// Bytes were taken over from before a reboot, so a wrong digest may be their fault.
+    pub(crate) resumed: bool,
+    /// The head in flash was programmed by this job.
+    pub(crate) head_is_ours: bool,
+    /// Programmed so far; the start of a page.
+    written: u32,
+    /// Everything from `written` to here is blank.
+    erased_to: u32,
+    /// Bytes of the page at `written` that are not programmed yet.
+    page: [u8; PAGE_BYTES],
+    filled: usize,
+}
+
+impl Job {
+    /// A download from the start.
+    pub(crate) fn new(order: u64, install: &Install) -> Self {
+        Self {
+            order,
+            image: install.image,
+            bytes: install.bytes,
+            head: install.head,
+            elf: install.elf,
+            deadline_s: install.trial_deadline_s,
+            stage: Stage::Downloading,
+            resumed: false,
+            head_is_ours: false,
+            written: 0,
+            erased_to: 0,
+            page: [BLANK; PAGE_BYTES],
+            filled: 0,
+        }
+    }
+
+    pub(crate) fn is_for(&self, order: u64, install: &Install) -> bool {
+        self.order == order && self.image == install.image && self.bytes == install.bytes
+    }
+
+    /// The next byte of the image that is wanted.
+    pub(crate) fn position(&self) -> u32 {
+        match self.stage {
+            Stage::Locating(_) => 0,
+            Stage::Downloading => self.written + self.filled as u32,
+            Stage::Complete | Stage::Activated => self.bytes,
+        }
+    }
+
+    /// The largest prefix that was offered to the server; 0 if none.
+    pub(crate) fn claimed_max(&self) -> u32 {
+        match &self.stage {
+            Stage::Locating(held) => held.last().map_or(0, |held| held.bytes),
+            _ => 0,
+        }
+    }
+
+    /// Looks at what the slot already holds: the whole image, or prefixes to ask about.
+    pub(crate) fn locate<F: MultiwriteNorFlash>(
+        &mut self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+    ) -> Result<(), Fault> {
+        let mut head = [0; HEAD_BYTES];
+        flash.read(slot.region.offset, &mut head)?;
+        // A head may also be torn: then programming it again completes it.
+        let can_become = head.iter().zip(self.head).all(|(is, to)| is & to == to);
+        if can_become && self.is_whole(flash, slot)? {
+            self.stage = Stage::Complete;
+            return Ok(());
+        }
+        if is_blank(&head) {
+            self.ask_beyond(flash, slot, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the server about prefixes longer than `known`, which is true. Where there are none,
+    /// the download goes on from there.
+    pub(crate) fn ask_beyond<F: MultiwriteNorFlash>(
+        &mut self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+        known: u32,
+    ) -> Result<(), Fault> {
+        let held = claims(flash, slot, self.bytes, known)?;
+        match held.is_empty() {
+            true => self.start_from(known),
+            false => self.stage = Stage::Locating(held),
+        }
+        Ok(())
+    }
+
+    /// Downloads from `known`, rounded down to a sector.
+    pub(crate) fn start_from(&mut self, known: u32) {
+        let from = known.min(self.bytes) / SECTOR_BYTES * SECTOR_BYTES;
+        self.stage = Stage::Downloading;
+        (self.resumed, self.head_is_ours) = (from > 0, false);
+        (self.written, self.erased_to) = (from, from);
+        (self.page, self.filled) = ([BLANK; PAGE_BYTES], 0);
+    }
+
+    /// Takes the next bytes of the image; the caller has checked that they are not too many.
+    pub(crate) fn take<F: MultiwriteNorFlash>(
+        &mut self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+        bytes: &[u8],
+    ) -> Result<(), Fault> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(PAGE_BYTES - self.filled));
+            self.page[self.filled..][..now.len()].copy_from_slice(now);
+            self.filled += now.len();
+            rest = later;
+            let is_last = self.position() == self.bytes;
+            if self.filled == PAGE_BYTES || is_last {
+                self.write_page(flash, slot)?;
+            }
+            if is_last {
+                self.stage = Stage::Complete;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_page<F: MultiwriteNorFlash>(
+        &mut self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+    ) -> Result<(), Fault> {
+        self.erase_ahead(flash, slot)?;
+        // The head never comes from the stream: see `Updater::prove`.
+        let skip = if self.written == 0 { HEAD_BYTES } else { 0 };
+        let span = self.filled.next_multiple_of(4);
+        if skip < span {
+            let at = slot.region.offset + self.written + skip as u32;
+            flash.program(at, &self.page[skip..span])?;
+        }
+        self.written += self.filled as u32;
+        (self.page, self.filled) = ([BLANK; PAGE_BYTES], 0);
+        Ok(())
+    }
+
+    /// Keeps the invariant of this module: the sector of `written` and the one behind it are blank.
+    fn erase_ahead<F: MultiwriteNorFlash>(
+        &mut self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+    ) -> Result<(), Fault> {
+        let end = self.bytes.next_multiple_of(SECTOR_BYTES);
+        let ahead = (self.written / SECTOR_BYTES + 2) * SECTOR_BYTES;
+        while self.erased_to < ahead.min(end) {
+            let at = slot.region.offset + self.erased_to;
+            let is_block = at.is_multiple_of(BLOCK_BYTES) && end - self.erased_to >= BLOCK_BYTES;
+            let unit = if is_block { BLOCK_BYTES } else { SECTOR_BYTES };
+            // Saves wear and time on a fresh slot and after a resume.
+            if !flash.is_blank(at, unit)? {
+                flash.erase(at, unit)?;
+            }
+            self.erased_to += unit;
+        }
+        Ok(())
+    }
+
+    fn is_whole<F: MultiwriteNorFlash>(
+        &self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+    ) -> Result<bool, Fault> {
+        let last = (self.bytes - 1) / SECTOR_BYTES * SECTOR_BYTES;
+        if flash.is_blank(slot.region.offset + last, SECTOR_BYTES)? {
+            return Ok(false);
+        }
+        Ok(digest(flash, slot, Some(&self.head), self.bytes)? == self.image)
+    }
+}
+
+/// SHA-256 of the first `bytes` of a slot, with `head` in place of the first bytes in flash.
+pub(crate) fn digest<F: MultiwriteNorFlash>(
+    flash: &mut Guarded<F>,
+    slot: Slot,
+    head: Option<&[u8; HEAD_BYTES]>,
+    bytes: u32,
+) -> Result<Sha256, Fault> {
+    let mut hasher = sha2::Sha256::new();
+    let mut done = 0;
+    if let Some(head) = head {
+        hasher.update(head);
+        done = HEAD_BYTES as u32;
+    }
+    let mut buffer = [0; PAGE_BYTES];
+    while done < bytes {
+        let part = &mut buffer[..(bytes - done).min(PAGE_BYTES as u32) as usize];
+        flash.read(slot.region.offset + done, part)?;
+        hasher.update(&*part);
+        done += part.len() as u32;
+    }
+    Ok(Sha256(hasher.finalize().into()))
+}
+
+/// Places beyond `known` where a download of `bytes` may have stopped, nearest first, with the
+/// digest of what lies before each. One pass over the slot, with three hasher states.
+fn claims<F: MultiwriteNorFlash>(
+    flash: &mut Guarded<F>,
+    slot: Slot,
+    bytes: u32,
+    known: u32,
+) -> Result<List<Held, HELD_MAX>, Fault> {
+    let mut held = List::new();
+    let mut claim = |bytes: u32, hasher: &sha2::Sha256| {
+        if bytes <= known || held.last().is_some_and(|last: &Held| bytes <= last.bytes) {
+            return true;
+        }
+        let whole: [u8; 32] = hasher.clone().finalize().into();
+        let mut digest = [0; HELD_DIGEST_BYTES];
+        digest.copy_from_slice(&whole[..HELD_DIGEST_BYTES]);
+        held.push(Held { bytes, digest }).is_ok()
+    };
+    let last = (bytes - 1) / SECTOR_BYTES * SECTOR_BYTES;
+    let mut here = sha2::Sha256::new();
+    let mut before = here.clone();
+    let mut was_blank = false;
+    for start in (0..=last).step_by(SECTOR_BYTES as usize) {
+        let mut after = here.clone();
+        let blank = hash_sector(flash, slot, start, &mut after)?;
+        if start == 0 && blank {
+            break; // Nothing was ever downloaded here.
+        }
+        let stopped_here = (blank && !was_blank) || (!blank && start == last);
+        if stopped_here {
+            let room = claim(start.saturating_sub(SECTOR_BYTES), &before) && claim(start, &here);
+            if !room {
+                break;
+            }
+        }
+        (before, here, was_blank) = (here, after, blank);
+    }
+    Ok(held)
+}
+
+/// Hashes a sector without the head, and says whether it is blank without it.
+fn hash_sector<F: MultiwriteNorFlash>(
+    flash: &mut Guarded<F>,
+    slot: Slot,
+    start: u32,
+    hasher: &mut sha2::Sha256,
+) -> Result<bool, Fault> {
+    let mut buffer = [0; PAGE_BYTES];
+    let mut blank = true;
+    for page in (0..SECTOR_BYTES).step_by(PAGE_BYTES) {
+        let skip = if start + page == 0 { HEAD_BYTES } else { 0 };
+        flash.read(slot.region.offset + start + page, &mut buffer)?;
+        blank &= is_blank(&buffer[skip..]);
+        hasher.update(&buffer[skip..]);
+    }
+    Ok(blank)
+}

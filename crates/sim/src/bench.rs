@@ -1,0 +1,306 @@
+//! One device on a bench: flash, bootloader and the device crate, with a scripted server in place
+//! of the network. Everything happens in one thread and in the same order each time, so a power
+//! cut can be put at any flash operation and repeated.
+
+use fota_device::{BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Updater};
+use fota_image::{
+    app::Chip,
+    partition::{TABLE_OFFSET, TableBuildError, TableBuilder},
+};
+use fota_proto::{
+    FailureCode,
+    checkin::{CheckIn, End, ResetReason},
+};
+
+use crate::{
+    boot::{Boot, BootModel, NoBoot},
+    firmware::{Behaviour, Firmware},
+    flash::{DEFAULT_BYTES, FlashError, SimFlash},
+    scripted::{Ask, ScriptedServer},
+};
+
+/// Turns of the app's loop in one start: far more than any update needs, so a loop that never
+/// settles is found.
+const TURNS_MAX: u32 = 200;
+/// Bytes that arrive together: no divisor of a page, so that every split is seen.
+const ARRIVING_BYTES: usize = 1000;
+/// Where `ota_0` begins in the table of [`Bench::new`].
+pub const FIRST_SLOT_OFFSET: u32 = 0x1_0000;
+
+/// How one start of the device ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The app reset the chip, or crashed.
+    Reset,
+    /// Nothing is left to do but to wait.
+    Settled,
+    /// The power failed.
+    PowerLost,
+}
+
+/// Why a bench stopped: a promise that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BenchError {
+    /// Nothing boots.
+    #[error("nothing boots: {0}")]
+    Boot(NoBoot),
+    /// The device crate gave an error although the flash did what it was told.
+    #[error("{what} gave an error with power on: {error}")]
+    Device {
+        /// Which call.
+        what: &'static str,
+        /// Its error.
+        error: String,
+    },
+    /// The app went round in its loop.
+    #[error("the app did not settle within {TURNS_MAX} turns")]
+    Endless,
+    /// It was started again and again.
+    #[error("not settled after {0} starts")]
+    Starts(u32),
+}
+
+/// An outcome as the server saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenOutcome {
+    /// The order.
+    pub order: u64,
+    /// How it ended.
+    pub end: End,
+    /// Why.
+    pub code: FailureCode,
+    /// Why the trial reset.
+    pub reset: Option<ResetReason>,
+}
+
+/// A lost link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkCut {
+    /// Bytes of the image that arrive before.
+    pub at: u32,
+    /// Whether the device loses its power with it.
+    pub reboots: bool,
+}
+
+/// The device, and what was seen of it.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// Its flash.
+    pub flash: SimFlash,
+    /// Its bootloader.
+    pub bootloader: BootModel,
+    /// Its server.
+    pub server: ScriptedServer,
+    /// Why the next start happens.
+    pub reset: ResetReason,
+    /// Links that will be lost, in order of their place.
+    pub link_cuts: Vec<LinkCut>,
+    /// Body bytes that arrived, in all.
+    pub downloaded_bytes: u64,
+    /// Starts of the app.
+    pub starts: u32,
+    /// What the device reported.
+    pub outcomes: Vec<SeenOutcome>,
+    nonce: u64,
+}
+
+impl Bench {
+    /// A device with two slots of `slot_bytes`, blank `otadata`, and `image` in `ota_0`.
+    pub fn new(image: &[u8], slot_bytes: u32, rollback: bool) -> Result<Self, TableBuildError> {
+        let table = TableBuilder::two_ota(slot_bytes).build()?;
+        let mut flash = SimFlash::new(DEFAULT_BYTES);
+        let fits = "the table's slots lie in the flash";
+        flash.load(TABLE_OFFSET, &table).expect(fits);
+        flash.load(FIRST_SLOT_OFFSET, image).expect(fits);
+        Ok(Self {
+            flash,
+            bootloader: BootModel::new(rollback),
+            server: ScriptedServer::new(1, Ask::Nothing),
+            reset: ResetReason::PowerOn,
+            link_cuts: Vec::new(),
+            downloaded_bytes: 0,
+            starts: 0,
+            outcomes: Vec::new(),
+            nonce: 0,
+        })
+    }
+
+    /// Starts the device until it settles, at most `starts_max` times.
+    pub fn run(&mut self, starts_max: u32) -> Result<(), BenchError> {
+        for _ in 0..starts_max {
+            match self.start()? {
+                Ended::Settled => return Ok(()),
+                Ended::Reset => {}
+                Ended::PowerLost => {
+                    self.flash.power_on();
+                    self.reset = ResetReason::PowerOn;
+                }
+            }
+        }
+        Err(BenchError::Starts(starts_max))
+    }
+
+    /// One start: bootloader, then the app until it resets, settles or loses power. The running
+    /// slot, bootloader and table are protected meanwhile.
+    pub fn start(&mut self) -> Result<Ended, BenchError> {
+        self.flash.unprotect_all();
+        let boot = match self.bootloader.boot(&mut self.flash) {
+            Ok(boot) => boot,
+            Err(NoBoot::PowerLost) => return Ok(Ended::PowerLost),
+            Err(error) => return Err(BenchError::Boot(error)),
+        };
+        self.flash.protect(0..TABLE_OFFSET + 0x1000);
+        self.flash.protect(boot.region.offset..boot.region.end());
+        self.starts += 1;
+        match self.app(&boot) {
+            Err(BenchError::Device { .. }) if !self.flash.is_powered() => Ok(Ended::PowerLost),
+            ended => ended,
+        }
+    }
+
+    /// What the app's caller knows at boot.
+    pub fn boot_info(&self, boot: &Boot) -> BootInfo {
+        BootInfo {
+            device: "ESP32-001".parse().expect("a plain name"),
+            chip: boot.image.header.chip.unwrap_or(Chip::Esp32),
+            chip_revision: Some(300),
+            table_offset: TABLE_OFFSET,
+            flash_bytes: DEFAULT_BYTES as u32,
+            running_offset: boot.region.offset,
+            reset: self.reset,
+        }
+    }
+
+    fn app(&mut self, boot: &Boot) -> Result<Ended, BenchError> {
+        let firmware = Firmware::read(&mut self.flash, boot.region);
+        let behaviour = firmware.map_or(Behaviour::Works, |firmware| firmware.behaviour);
+        if behaviour == Behaviour::CrashesAtBoot {
+            self.reset = ResetReason::Panic;
+            return Ok(Ended::Reset);
+        }
+        let info = self.boot_info(boot);
+        // The app holds the flash while it runs; the bench takes it back afterwards.
+        let mut flash = std::mem::take(&mut self.flash);
+        let ended = self.turns(&mut flash, info, &behaviour);
+        self.flash = flash;
+        ended
+    }
+
+    fn turns(
+        &mut self,
+        flash: &mut SimFlash,
+        info: BootInfo,
+        behaviour: &Behaviour,
+    ) -> Result<Ended, BenchError> {
+        self.reset = ResetReason::Software;
+        let mut updater = match Updater::start(flash, info).map_err(device("start"))? {
+            Started::Run(updater) => updater,
+            Started::Reset(_) => return Ok(Ended::Reset),
+        };
+        let mut uptime_s = 1;
+        let mut next = Next::CheckIn;
+        for _ in 0..TURNS_MAX {
+            if !updater.flash().is_powered() {
+                return Ok(Ended::PowerLost);
+            }
+            next = match next {
+                Next::CheckIn => self.check_in(&mut updater, uptime_s, behaviour)?,
+                Next::Download(part) => match self.fetch(&mut updater, part)? {
+                    Some(ended) => return Ok(ended),
+                    None => updater.next(),
+                },
+                Next::Prove => match updater.prove() {
+                    Ok(verified) => {
+                        let _ = verified.activate().map_err(device("activate"))?;
+                        return Ok(Ended::Reset);
+                    }
+                    Err(_) => updater.next(),
+                },
+                Next::Wait { .. } if !updater.is_on_trial() => return Ok(Ended::Settled),
+                Next::Wait { seconds } => {
+                    uptime_s += seconds;
+                    if updater.tick(uptime_s).map_err(device("tick"))?.is_some() {
+                        return Ok(Ended::Reset);
+                    }
+                    Next::CheckIn
+                }
+                Next::Reset(_) => return Ok(Ended::Reset),
+            };
+        }
+        Err(BenchError::Endless)
+    }
+
+    fn check_in(
+        &mut self,
+        updater: &mut Updater<&mut SimFlash>,
+        uptime_s: u32,
+        behaviour: &Behaviour,
+    ) -> Result<Next, BenchError> {
+        if *behaviour == Behaviour::NeverConnects {
+            return Ok(Next::Wait { seconds: 60 });
+        }
+        self.nonce += 1;
+        let mut buffer = [0; CHECK_IN_BYTES_MAX];
+        let request = updater.check_in(self.nonce, uptime_s, &mut buffer);
+        let request: CheckIn = minicbor::decode(request).map_err(device("check_in"))?;
+        self.note(&request);
+        let answer = self.server.answer(&request);
+        match behaviour {
+            Behaviour::NeverConfirms => {}
+            Behaviour::FailsSelfTest if updater.is_on_trial() => {
+                let rejected = updater.reject(FailureCode::HealthCheck);
+                return rejected.map(Next::Reset).map_err(device("reject"));
+            }
+            _ => updater.confirm().map_err(device("confirm"))?,
+        }
+        updater.answer(&answer).map_err(device("answer"))
+    }
+
+    fn note(&mut self, request: &CheckIn) {
+        self.outcomes
+            .extend(request.outcome.as_ref().map(|outcome| SeenOutcome {
+                order: outcome.order,
+                end: outcome.end,
+                code: FailureCode::from_number(outcome.code),
+                reset: outcome.reset,
+            }));
+    }
+
+    fn fetch(
+        &mut self,
+        updater: &mut Updater<&mut SimFlash>,
+        part: Download,
+    ) -> Result<Option<Ended>, BenchError> {
+        let Ask::Install(artifact) = self.server.ask.clone() else {
+            return Err(device("download")("without an order"));
+        };
+        let from = part.from;
+        let cut = self.link_cuts.first().filter(|cut| cut.at >= from).copied();
+        let until = cut.map_or(part.bytes, |cut| cut.at.min(part.bytes));
+        let body = &artifact.bytes()[from as usize..until as usize];
+        for arriving in body.chunks(ARRIVING_BYTES) {
+            self.downloaded_bytes += arriving.len() as u64;
+            updater.receive(arriving).map_err(device("receive"))?;
+        }
+        if cut.is_some() {
+            self.link_cuts.remove(0);
+        }
+        Ok(cut.filter(|cut| cut.reboots).map(|_| {
+            self.reset = ResetReason::PowerOn;
+            Ended::Reset
+        }))
+    }
+}
+
+fn device<E: ToString>(what: &'static str) -> impl Fn(E) -> BenchError {
+    move |error| BenchError::Device {
+        what,
+        error: error.to_string(),
+    }
+}
+
+impl From<FlashError> for BenchError {
+    fn from(error: FlashError) -> Self {
+        device("flash")(error)
+    }
+}

@@ -1,0 +1,145 @@
+//! The server as a pure function: one standing order, one check-in in, one answer out.
+//!
+//! Enough to drive the device crate without a network or a database. It keeps no state at all: an
+//! order is a level that follows from what the device says of itself.
+
+use fota_image::app;
+use fota_proto::{
+    Sha256,
+    checkin::{self, Action, Answer, CheckIn, Held, Install, Order, Rollback, Running},
+    limits::{CHECK_IN_BYTES_MAX, HEAD_BYTES},
+};
+use sha2::Digest;
+
+/// Seconds between check-ins.
+const RETRY_AFTER_S: u32 = 30;
+
+/// An image as the server stores it.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    bytes: Vec<u8>,
+    /// SHA-256 of all of it.
+    pub sha256: Sha256,
+    /// `app_elf_sha256`, zeros where it has no description.
+    pub elf: Sha256,
+    /// Version in its description.
+    pub version: String,
+}
+
+impl Artifact {
+    /// Takes any bytes, valid or not.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let desc = app::check_bytes(&bytes).ok().and_then(|image| image.desc);
+        Self {
+            sha256: Sha256(sha2::Sha256::digest(&bytes).into()),
+            elf: Sha256(desc.map_or([0; 32], |desc| desc.app_elf_sha256)),
+            version: desc.map_or_else(String::new, |desc| desc.version.as_str().to_string()),
+            bytes,
+        }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The longest of these claims that is true of this image.
+    pub fn longest_held(&self, held: &[Held]) -> u32 {
+        let is_true = |held: &&Held| {
+            let prefix = self.bytes.get(HEAD_BYTES..held.bytes as usize);
+            prefix.is_some_and(|prefix| sha2::Sha256::digest(prefix).starts_with(&held.digest))
+        };
+        let lengths = held.iter().filter(is_true).map(|held| held.bytes);
+        lengths.max().unwrap_or(0)
+    }
+}
+
+/// What stands.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Nothing.
+    Nothing,
+    /// Until the device runs this image, confirmed.
+    Install(Artifact),
+    /// Until the device runs another image than this.
+    Leave(Sha256),
+    /// The order is withdrawn.
+    Cancel,
+}
+
+/// A server with one device and one order.
+#[derive(Clone, Debug)]
+pub struct ScriptedServer {
+    /// Number of the order.
+    pub order: u64,
+    /// The order.
+    pub ask: Ask,
+    /// Deadline of its trial.
+    pub trial_deadline_s: u32,
+}
+
+impl ScriptedServer {
+    /// A server with an order.
+    pub fn new(order: u64, ask: Ask) -> Self {
+        Self {
+            order,
+            ask,
+            trial_deadline_s: 300,
+        }
+    }
+
+    /// The answer to a check-in. An outcome is acknowledged at once, and ends the order.
+    pub fn answer(&self, check_in: &CheckIn) -> Vec<u8> {
+        let outcome = check_in.outcome.as_ref().map(|outcome| outcome.order);
+        let stands = outcome != Some(self.order);
+        let answer = Answer {
+            protocol: checkin::VERSION,
+            nonce: check_in.nonce,
+            retry_after_s: RETRY_AFTER_S,
+            acknowledged: outcome,
+            order: self
+                .action(check_in)
+                .filter(|_| stands)
+                .map(|action| Order {
+                    id: self.order,
+                    action,
+                }),
+        };
+        let mut buffer = [0; CHECK_IN_BYTES_MAX];
+        let encoded = checkin::encode(&answer, &mut buffer);
+        encoded.expect("an answer fits the limit").to_vec()
+    }
+
+    fn action(&self, check_in: &CheckIn) -> Option<Action<'_>> {
+        match &self.ask {
+            Ask::Nothing => None,
+            Ask::Install(artifact) => {
+                let is_done = check_in.running_elf == artifact.elf
+                    && check_in.confirmed == Running::Confirmed;
+                (!is_done).then(|| Action::Install(self.install(artifact, check_in)))
+            }
+            Ask::Leave(elf) => {
+                (check_in.running_elf == *elf).then_some(Action::Rollback(Rollback {
+                    leave: *elf,
+                    reason: "",
+                }))
+            }
+            Ask::Cancel => Some(Action::Cancel),
+        }
+    }
+
+    fn install<'a>(&self, artifact: &'a Artifact, check_in: &CheckIn) -> Install<'a> {
+        let mut head = [0; HEAD_BYTES];
+        let known = artifact.bytes.len().min(HEAD_BYTES);
+        head[..known].copy_from_slice(&artifact.bytes[..known]);
+        Install {
+            image: artifact.sha256,
+            bytes: artifact.bytes.len() as u32,
+            head,
+            elf: artifact.elf,
+            version: &artifact.version,
+            resume_from: artifact.longest_held(&check_in.held),
+            trial_deadline_s: self.trial_deadline_s,
+        }
+    }
+}
