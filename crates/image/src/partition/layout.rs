@@ -92,9 +92,9 @@ pub enum LayoutError<E> {
         /// The first number that is not there.
         missing: u8,
     },
-    /// A slot that the flash cache cannot map.
+    /// A slot that the flash cache cannot map, or that holds nothing.
     #[error(
-        "ota_{index} begins at {offset:#x}, which is no multiple of 0x10000, or its size is no multiple of 0x1000: correct the partition table"
+        "ota_{index} begins at {offset:#x}, which is no multiple of 0x10000, or its size is zero or no multiple of 0x1000: correct the partition table"
     )]
     SlotAlignment {
         /// Number of the slot.
@@ -217,7 +217,8 @@ impl Layout {
                 return Err(gap);
             };
             let sector = otadata::SECTOR_BYTES;
-            if !slot.offset.is_multiple_of(APP_ALIGN) || !slot.size.is_multiple_of(sector) {
+            let has_sectors = slot.size > 0 && slot.size.is_multiple_of(sector);
+            if !slot.offset.is_multiple_of(APP_ALIGN) || !has_sectors {
                 return Err(LayoutError::SlotAlignment {
                     index,
                     offset: slot.offset,

@@ -151,6 +151,22 @@ fn a_layout_that_an_updater_would_destroy_itself_with_is_refused() {
             offset: 0x1_1000
         }
     );
+    // Found by fuzzing: an empty slot overlaps nothing, not even the slot around it.
+    let empty = start().add_at("ota_0", Kind::Ota(0), at(0x1_0000)).add_at(
+        "ota_1",
+        Kind::Ota(1),
+        Region {
+            offset: 0x2_0000,
+            size: 0,
+        },
+    );
+    assert_eq!(
+        read(empty),
+        LayoutError::SlotAlignment {
+            index: 1,
+            offset: 0x2_0000
+        }
+    );
     let small = TableBuilder::new().add("otadata", Kind::OtaData, 0x1000);
     assert_eq!(
         read(small),
