@@ -6,6 +6,7 @@ pub mod bench;
 pub mod boot;
 pub mod clock;
 pub mod console;
+pub mod device;
 pub mod firmware;
 pub mod flash;
 pub mod link;

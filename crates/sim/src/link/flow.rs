@@ -29,6 +29,29 @@ impl WireBytes {
     }
 }
 
+/// What a device does between two reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meanwhile {
+    /// How long it reads nothing.
+    pub busy: Duration,
+    /// Bytes it sends on another connection without waiting for the answer; the answer takes air
+    /// time from this one.
+    pub up: u64,
+    /// Bytes of that answer.
+    pub down: u64,
+}
+
+impl Meanwhile {
+    /// It only is busy.
+    pub const fn busy(busy: Duration) -> Self {
+        Self {
+            busy,
+            up: 0,
+            down: 0,
+        }
+    }
+}
+
 /// A connection and the device's clock.
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -83,22 +106,13 @@ impl Flow {
         }
     }
 
-    /// Other traffic of the same device that the device does not wait for (a progress report on a
-    /// second connection): it takes air time from this one.
-    pub fn aside(&mut self, up: u64, down: u64) {
-        let (up, down) = (on_the_wire(up), on_the_wire(down));
-        self.wire.up += up;
-        self.wire.down += down;
-        self.down_free = self.down_free.max(self.now) + self.link.air_time(down);
-    }
-
     /// A request and its whole answer. `work` is told how many bytes of the answer the device has
-    /// read so far, and the time, and says how long the device is then busy before it reads on.
+    /// read so far, and the time, and says what the device does before it reads on.
     pub fn exchange(
         &mut self,
         request_bytes: u64,
         answer_bytes: u64,
-        mut work: impl FnMut(u64, Duration) -> Duration,
+        mut work: impl FnMut(u64, Duration) -> Meanwhile,
     ) {
         let request = on_the_wire(request_bytes);
         self.wire.up += request;
@@ -111,7 +125,7 @@ impl Flow {
         &mut self,
         asked: Duration,
         bytes: u64,
-        work: &mut impl FnMut(u64, Duration) -> Duration,
+        work: &mut impl FnMut(u64, Duration) -> Meanwhile,
     ) {
         let mut acks: VecDeque<(Duration, u64)> = VecDeque::new();
         let (mut sent, mut acked) = (0, 0);
@@ -131,10 +145,21 @@ impl Flow {
             sent += segment;
             let arrival = self.send_segment(at, segment);
             let read = arrival.max(reader_free);
-            reader_free = read + work(sent, read);
+            let meanwhile = work(sent, read);
+            reader_free = read + meanwhile.busy;
+            self.aside(read, &meanwhile);
             acks.push_back((self.acknowledge(read), sent));
         }
         self.now = reader_free;
+    }
+
+    fn aside(&mut self, at: Duration, meanwhile: &Meanwhile) {
+        let (up, down) = (on_the_wire(meanwhile.up), on_the_wire(meanwhile.down));
+        self.wire.up += up;
+        self.wire.down += down;
+        if down > 0 {
+            self.down_free = self.down_free.max(at) + self.link.air_time(down);
+        }
     }
 
     fn window(&self) -> u64 {
@@ -190,8 +215,8 @@ mod tests {
 
     const IMAGE_BYTES: u64 = 1_065_968;
 
-    fn idle(_: u64, _: Duration) -> Duration {
-        Duration::ZERO
+    fn idle(_: u64, _: Duration) -> Meanwhile {
+        Meanwhile::default()
     }
 
     fn stream_s(link: SimLink) -> f64 {
@@ -219,7 +244,9 @@ mod tests {
     #[test]
     fn flash_time_adds_to_the_network_when_the_window_is_full() {
         let mut flow = SimLink::LAN.flow();
-        flow.exchange(100, IMAGE_BYTES, |_, _| Duration::from_millis(10));
+        flow.exchange(100, IMAGE_BYTES, |_, _| {
+            Meanwhile::busy(Duration::from_millis(10))
+        });
         let segments = IMAGE_BYTES.div_ceil(SEGMENT_BYTES) as u32;
         assert!(flow.now() >= segments * Duration::from_millis(10));
     }
