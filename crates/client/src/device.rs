@@ -25,6 +25,15 @@ impl DeviceClient {
         Ok(Self { http, base, id })
     }
 
+    /// Another device that talks to the same server; it shares the connections of this one, so
+    /// that thousands of simulated devices fit into one process.
+    pub fn for_device(&self, id: &str) -> Self {
+        Self {
+            id: Some(id.to_owned()),
+            ..self.clone()
+        }
+    }
+
     /// Sends an encoded check-in and gives the encoded answer.
     pub async fn check_in(&self, message: &[u8]) -> Result<Vec<u8>> {
         let url = format!("{}/d/v1/check-in", self.base);
@@ -128,10 +137,14 @@ fn part(response: &reqwest::Response, from: u64) -> std::result::Result<u64, Str
         return Err(format!("HTTP {} for a part of a blob", response.status()));
     }
     let range = response.headers().get(header::CONTENT_RANGE);
-    let range = range.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let range = range
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     match parse_content_range(range) {
         Some((first, last, total)) if first == from && last + 1 == total => Ok(total),
-        _ => Err(format!("Content-Range {range:?} for bytes {from}- of a blob")),
+        _ => Err(format!(
+            "Content-Range {range:?} for bytes {from}- of a blob"
+        )),
     }
 }
 

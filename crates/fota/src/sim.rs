@@ -1,5 +1,19 @@
 //! `fota sim`: simulated ESP32s against any server.
 
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use fota_image::app::Chip;
+use fota_sim::{
+    console::Console,
+    firmware::Spec,
+    fleet::{Fleet, FleetConfig, Protocol as Speaks},
+    link::SimLink,
+    seed_device::Psk,
+};
+
+use crate::{config, output, text};
+
 /// Arguments of `fota sim`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -9,25 +23,107 @@ pub struct Args {
     /// What they speak
     #[arg(long, value_enum, default_value_t = Protocol::Native)]
     pub protocol: Protocol,
-    /// Link between them and the server
+    /// What their ids begin with
+    #[arg(long, value_name = "TEXT", default_value = "ESP32-")]
+    pub prefix: String,
+    /// Whether their bootloaders roll back
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub rollback: Switch,
+    /// Longest wait between polls; without it, what the server says (seed protocol: 10s)
+    #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
+    pub poll: Option<Duration>,
+    /// How much faster than real they live
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = parse_speed)]
+    pub speed: f64,
+    /// Link between them and the server: none, lan, wan, lte-m or nb-iot
     #[arg(long, value_name = "LINK", default_value = "lan")]
-    pub link: String,
-    /// Repeats a run exactly
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub seed: u64,
+    pub link: SimLink,
+    /// Their chip
+    #[arg(long, value_name = "CHIP", default_value = "esp32")]
+    pub chip: Chip,
+    /// Version of the firmware they leave the factory with
+    #[arg(long, value_name = "VERSION", default_value = "1.0.5")]
+    pub firmware: String,
+    /// Project of that firmware; only releases of the same project are for them
+    #[arg(long, value_name = "NAME", default_value = "acme")]
+    pub project: String,
+    /// Length of that firmware
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
+    pub firmware_bytes: u32,
 }
 
 /// What a simulated device speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Protocol {
-    /// fota's own protocol.
+    /// fota's own protocol
     Native,
-    /// The seed's chunks in JSON.
+    /// The seed's chunks in JSON; their key is $FOTA_LEGACY_PSK
     Seed,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
 }
 
 /// Runs the devices until Ctrl-C. `server` is the URL from `--server`, the environment or the
 /// configuration.
-pub async fn run(_args: Args, _server: &str) -> anyhow::Result<()> {
-    anyhow::bail!("the simulated fleet is not there yet")
+pub async fn run(args: Args, server: &str) -> anyhow::Result<()> {
+    let config = args.fleet(server)?;
+    let console = Console::new(|device, line| output::to_stderr(&format!("{device}  {line}\n")));
+    let mut fleet = Fleet::start(&config, &console)?;
+    let devices = text::count(u64::from(args.devices), "simulated device");
+    output::to_stderr(&format!("{devices} against {server}; Ctrl-C ends them\n"));
+    tokio::select! {
+        () = fleet.run() => bail!("no device boots any more"),
+        ctrl_c = tokio::signal::ctrl_c() => ctrl_c.context("cannot wait for Ctrl-C"),
+    }
+}
+
+impl Args {
+    fn fleet(&self, server: &str) -> anyhow::Result<FleetConfig> {
+        let firmware = Spec {
+            chip: self.chip,
+            project: self.project.clone(),
+            ..Spec::new(&self.firmware).image_bytes(self.firmware_bytes as usize)
+        };
+        let protocol = match self.protocol {
+            Protocol::Native => Speaks::Native,
+            Protocol::Seed => Speaks::Seed(legacy_psk()?),
+        };
+        Ok(FleetConfig {
+            server: server.to_owned(),
+            devices: self.devices,
+            prefix: self.prefix.clone(),
+            protocol,
+            rollback: self.rollback == Switch::On,
+            firmware,
+            poll: self.poll,
+            speed: self.speed,
+            link: self.link,
+        })
+    }
+}
+
+/// The key of the seed's chunks, the same as the server's. Never shown.
+fn legacy_psk() -> anyhow::Result<Psk> {
+    let text = config::env("FOTA_LEGACY_PSK")
+        .context("the seed's protocol needs its chunk key: set FOTA_LEGACY_PSK to 64 hex digits")?;
+    let key: fota_proto::Sha256 = text
+        .trim()
+        .parse()
+        .ok()
+        .context("FOTA_LEGACY_PSK is not 64 hex digits")?;
+    Ok(Psk(key.0))
+}
+
+fn parse_speed(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(speed) if (0.01..=1000.0).contains(&speed) => Ok(speed),
+        _ => Err("a number from 0.01 to 1000 is needed".to_owned()),
+    }
 }

@@ -9,6 +9,7 @@ pub mod console;
 pub mod device;
 pub mod firmware;
 pub mod flash;
+pub mod fleet;
 pub mod link;
 pub mod seed_device;
 pub mod scripted;
