@@ -84,7 +84,7 @@ pub enum LayoutError<E> {
     NoSlots,
     /// Bootloader and app would count differently.
     #[error(
-        "partition table has {count} ota partitions but no ota_{missing}, or one of them twice: number them without gaps"
+        "partition table has {count} ota partitions but ota_{missing} is missing or empty, or another is there twice: number them without gaps"
     )]
     SlotGap {
         /// How many there are.
@@ -92,9 +92,9 @@ pub enum LayoutError<E> {
         /// The first number that is not there.
         missing: u8,
     },
-    /// A slot that the flash cache cannot map, or that holds nothing.
+    /// A slot that the flash cache cannot map.
     #[error(
-        "ota_{index} begins at {offset:#x}, which is no multiple of 0x10000, or its size is zero or no multiple of 0x1000: correct the partition table"
+        "ota_{index} begins at {offset:#x}, which is no multiple of 0x10000, or its size is no multiple of 0x1000: correct the partition table"
     )]
     SlotAlignment {
         /// Number of the slot.
@@ -121,31 +121,9 @@ impl<E> From<RowsError<E>> for LayoutError<E> {
     }
 }
 
-/// What is collected while the rows go by.
-#[derive(Default)]
-struct Found {
-    otadata: Option<Region>,
-    slots: [Option<Slot>; SLOTS_MAX],
-    count: u8,
-    factory: Option<Region>,
-}
-
-impl Found {
-    fn add(&mut self, entry: Entry) {
-        match entry.kind {
-            Kind::OtaData => self.otadata = self.otadata.or(Some(entry.region)),
-            Kind::Factory => self.factory = self.factory.or(Some(entry.region)),
-            Kind::Ota(index) => {
-                self.slots[usize::from(index)] = Some(Slot::new(index, &entry));
-                self.count += 1;
-            }
-            _ => {}
-        }
-    }
-}
-
 impl Layout {
-    /// Reads the table at `table_offset` row by row: 32 bytes of buffer, about 1 KiB of stack.
+    /// Reads the table at `table_offset` row by row with a buffer of 32 bytes. Needs 1.7 KiB of
+    /// stack on RV32 (measured, opt-level s, MD5 and the layout itself included).
     ///
     /// Stricter than the bootloader: slots must be numbered without gaps, aligned, and apart from
     /// each other and from `otadata`, because an updater that trusts them erases them.
@@ -154,28 +132,20 @@ impl Layout {
         table_offset: u32,
         flash_bytes: u32,
     ) -> Result<Layout, LayoutError<S::Error>> {
-        let mut found = Found::default();
-        read_rows(source, table_offset, ROWS_MAX, flash_bytes, |entry| {
-            found.add(entry)
-        })?;
-        let otadata = found.otadata.ok_or(LayoutError::NoOtaData)?;
-        let sector = otadata::SECTOR_BYTES;
-        if otadata.size < 2 * sector || !otadata.offset.is_multiple_of(sector) {
-            return Err(LayoutError::OtaData {
-                offset: otadata.offset,
-                size: otadata.size,
-            });
-        }
         let mut layout = Layout {
-            otadata,
+            otadata: Region::default(),
             slots: [Slot::default(); SLOTS_MAX],
-            count: found.count,
-            factory: found.factory,
+            count: 0,
+            factory: None,
         };
-        layout.take_slots(&found)?;
+        read_rows(source, table_offset, ROWS_MAX, flash_bytes, |entry| {
+            layout.add(entry)
+        })?;
+        layout.refuse_otadata()?;
+        layout.refuse_slots()?;
         let table = Region {
             offset: table_offset,
-            size: sector,
+            size: otadata::SECTOR_BYTES,
         };
         layout.refuse_overlaps(table)?;
         Ok(layout)
@@ -204,27 +174,51 @@ impl Layout {
         })
     }
 
-    fn take_slots<E>(&mut self, found: &Found) -> Result<(), LayoutError<E>> {
-        if found.count == 0 {
+    /// Takes what matters of a row. Until `refuse_slots` is through, `count` may disagree with
+    /// `slots`, where a slot of no bytes stands for one that was not seen.
+    fn add(&mut self, entry: Entry) {
+        match entry.kind {
+            Kind::OtaData if self.otadata.size == 0 => self.otadata = entry.region,
+            Kind::Factory => self.factory = self.factory.or(Some(entry.region)),
+            Kind::Ota(index) => {
+                self.slots[usize::from(index)] = Slot::new(index, &entry);
+                self.count += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse_otadata<E>(&self) -> Result<(), LayoutError<E>> {
+        let Region { offset, size } = self.otadata;
+        let sector = otadata::SECTOR_BYTES;
+        match size {
+            0 => Err(LayoutError::NoOtaData),
+            _ if size < 2 * sector || !offset.is_multiple_of(sector) => {
+                Err(LayoutError::OtaData { offset, size })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_slots<E>(&self) -> Result<(), LayoutError<E>> {
+        if self.count == 0 {
             return Err(LayoutError::NoSlots);
         }
-        for index in 0..found.count {
-            let gap = LayoutError::SlotGap {
-                count: found.count,
-                missing: index,
-            };
-            let Some(Some(slot)) = found.slots.get(usize::from(index)) else {
-                return Err(gap);
+        for index in 0..self.count {
+            let slot = self.slots.get(usize::from(index));
+            let Some(slot) = slot.filter(|slot| slot.size > 0) else {
+                return Err(LayoutError::SlotGap {
+                    count: self.count,
+                    missing: index,
+                });
             };
             let sector = otadata::SECTOR_BYTES;
-            let has_sectors = slot.size > 0 && slot.size.is_multiple_of(sector);
-            if !slot.offset.is_multiple_of(APP_ALIGN) || !has_sectors {
+            if !slot.offset.is_multiple_of(APP_ALIGN) || !slot.size.is_multiple_of(sector) {
                 return Err(LayoutError::SlotAlignment {
                     index,
                     offset: slot.offset,
                 });
             }
-            self.slots[usize::from(index)] = *slot;
         }
         Ok(())
     }

@@ -162,9 +162,9 @@ fn a_layout_that_an_updater_would_destroy_itself_with_is_refused() {
     );
     assert_eq!(
         read(empty),
-        LayoutError::SlotAlignment {
-            index: 1,
-            offset: 0x2_0000
+        LayoutError::SlotGap {
+            count: 2,
+            missing: 1
         }
     );
     let small = TableBuilder::new().add("otadata", Kind::OtaData, 0x1000);
