@@ -9,6 +9,7 @@ use fota_sim::flash::{FlashError, SimFlash, Tear};
 
 use embedded_storage::nor_flash::NorFlash;
 use fota_image::app::Chip;
+use proptest::prelude::*;
 
 const SLOT_BYTES: u32 = 0x2_0000;
 const OTADATA: u32 = 0xD000;
@@ -299,5 +300,31 @@ fn a_cut_in_the_bootloaders_own_writes_never_ends_without_a_boot() {
                 BootModel::new(true).boot(&mut flash).unwrap();
             }
         }
+    }
+}
+
+proptest! {
+    /// Whatever a torn write, a stray app or a worn sector leaves in otadata: with two good images
+    /// one of them boots, and once both entries had their only boot otadata changes no more.
+    #[test]
+    fn any_otadata_boots_a_good_image(
+        words: [u32; 16], states in [0u32..8, 0u32..8], small in any::<[bool; 2]>(), rollback: bool,
+    ) {
+        let entry = |index: usize| {
+            let word = |place: usize| words[index * 8 + place];
+            let bytes: Vec<u8> = (0..8).flat_map(|place| word(place).to_le_bytes()).collect();
+            let torn = Entry::parse(&bytes.try_into().unwrap());
+            // Half of the entries have a right CRC, or nothing but the empty case would be seen.
+            let whole = Entry::new(torn.seq % 64, State::from_u32(states[index]));
+            Some(if small[index] { whole } else { torn })
+        };
+        let mut flash = two_slots([entry(0), entry(1)]);
+        for _ in 0..3 {
+            boot(rollback, &mut flash);
+        }
+        let settled = stored(&flash);
+        let slot = boot(rollback, &mut flash);
+        prop_assert_eq!(stored(&flash), settled);
+        prop_assert_eq!(boot(rollback, &mut flash), slot);
     }
 }
