@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fota_proto::manager::Event;
 use reqwest::{Method, header};
+use tokio::time::Instant;
 
 use crate::{Client, Error, Result, SILENCE_MAX, send};
 
@@ -41,8 +42,13 @@ pub struct EventStream {
 
 #[derive(Debug)]
 enum State {
-    Down { wait: Duration },
-    Up { response: reqwest::Response, lines: Lines },
+    Down {
+        until: Instant,
+    },
+    Up {
+        response: reqwest::Response,
+        lines: Lines,
+    },
 }
 
 impl Client {
@@ -54,7 +60,7 @@ impl Client {
             last_id: after,
             retry: RETRY_FIRST,
             state: State::Down {
-                wait: Duration::ZERO,
+                until: Instant::now(),
             },
         }
     }
@@ -68,8 +74,8 @@ impl EventStream {
     pub async fn next(&mut self) -> Result<Incoming> {
         loop {
             let found = match &mut self.state {
-                State::Down { wait } => {
-                    tokio::time::sleep(*wait).await;
+                State::Down { until } => {
+                    tokio::time::sleep_until(*until).await;
                     return self.connect().await;
                 }
                 State::Up { lines, .. } => lines.next_event(),
@@ -100,7 +106,8 @@ impl EventStream {
     }
 
     fn disconnected(&mut self, reason: String) -> Incoming {
-        self.state = State::Down { wait: self.retry };
+        let until = Instant::now() + self.retry;
+        self.state = State::Down { until };
         self.retry = (self.retry * 2).min(RETRY_MAX);
         Incoming::Disconnected { reason }
     }

@@ -133,7 +133,10 @@ fn connection(base: &str) -> Result<(reqwest::Client, String)> {
         .parse()
         .map_err(|error| Error::protocol(base, format_args!("not a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(Error::protocol(base, "an http:// or https:// URL is needed"));
+        return Err(Error::protocol(
+            base,
+            "an http:// or https:// URL is needed",
+        ));
     }
     // Installing twice is refused and harmless: the first caller in the process wins.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -153,7 +156,10 @@ fn connection(base: &str) -> Result<(reqwest::Client, String)> {
 fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let plain = host.trim_start_matches('[').trim_end_matches(']');
-    plain == "localhost" || plain.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    plain == "localhost"
+        || plain
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 /// Sends, and gives the response where its status is a success.

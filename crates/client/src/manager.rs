@@ -140,7 +140,8 @@ impl Client {
 
     /// One device.
     pub async fn device(&self, id: &str) -> Result<Device> {
-        self.fetch(&format!("/api/v1/devices/{}", segment(id))).await
+        self.fetch(&format!("/api/v1/devices/{}", segment(id)))
+            .await
     }
 
     /// The history of one device, oldest first.

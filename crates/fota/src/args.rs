@@ -1,0 +1,562 @@
+//! The command line: every command and option, with the help text that describes it.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::{bench, demo, sim, text::parse_duration};
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done · 1 error · 2 usage, or a question nobody can answer · 3 update not
+successful · 4 login · 5 timed out waiting · 6 not found · 7 refused · 8 server unreachable
+· 130 interrupted (the work goes on).
+Environment: FOTA_SERVER FOTA_TOKEN FOTA_JSON FOTA_LEGACY_PSK NO_COLOR CLICOLOR_FORCE CI";
+
+/// Self-hosted firmware updates over the air for ESP32.
+#[derive(Debug, Parser)]
+#[command(name = "fota", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Server [env: FOTA_SERVER] [default: http://127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "URL")]
+    pub server: Option<String>,
+    /// Operator token [env: FOTA_TOKEN]
+    #[arg(long, global = true, value_name = "T", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Print JSON: one document, or one per line where a command follows something
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say only what went wrong
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Log more; -vv for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Colours
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: When,
+    /// Never ask; fail with exit code 2 where an answer is needed
+    #[arg(long, global = true)]
+    pub no_input: bool,
+    /// Answer y/N questions with yes
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+    /// How progress is shown
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "HOW")]
+    pub progress: Progress,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// Bars on a terminal, lines elsewhere
+    #[default]
+    Auto,
+    /// Moving bars
+    Bar,
+    /// A line at each change and every 10 seconds
+    Log,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server and its dashboard
+    Serve(ServeArgs),
+    /// Server and simulated fleet that live through an update, a failure and a rollback
+    Demo(demo::Args),
+    /// Simulated ESP32s against a server
+    Sim(sim::Args),
+    /// The interactive manager
+    Menu(MenuArgs),
+    /// Upload firmware (= release upload)
+    Upload(UploadArgs),
+    /// Upload, roll out, watch, verify, and roll back if it fails
+    Update(UpdateArgs),
+    /// The fleet, one line per device
+    Status(StatusArgs),
+    /// Whether a device runs a release, as the device itself reports
+    Verify(VerifyArgs),
+    /// Order devices back to their earlier image
+    Rollback(RollbackArgs),
+    /// Releases
+    #[command(subcommand)]
+    Release(ReleaseCommand),
+    /// Devices
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Groups of devices
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Rollouts
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+    /// The history of everything
+    #[command(subcommand)]
+    Event(EventCommand),
+    /// Image files, offline
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Measurements
+    Bench(bench::Args),
+    /// Check the connection, the token and the fleet
+    Doctor,
+    /// The configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Store the token of a server
+    Login(LoginArgs),
+    /// Forget the token of a server
+    Logout,
+    /// Completions for a shell, on stdout
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where a server keeps its data, and whom it listens to.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Folder for the database, the images and the operator token
+    #[arg(long, value_name = "DIR", default_value = "fota-data")]
+    pub data: PathBuf,
+    /// Address to listen on; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: std::net::SocketAddr,
+    /// PostgreSQL instead of the built-in database
+    #[arg(long, value_name = "postgres://…")]
+    pub db: Option<String>,
+    /// Let the seed's operator paths (/api/cloud/…) work without a token
+    #[arg(long)]
+    pub legacy_open: bool,
+    /// Take files that no chip would boot; for tests only
+    #[arg(long)]
+    pub lab: bool,
+    /// Seconds between check-ins that devices are told
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub poll: Option<u32>,
+    /// File with the chunk key of the seed's devices, 64 hex digits [env: FOTA_LEGACY_PSK holds
+    /// the digits themselves]
+    #[arg(long, value_name = "F")]
+    pub legacy_psk_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct MenuArgs {
+    /// Take the answers from a file instead of the keyboard
+    #[arg(long, value_name = "FILE")]
+    pub script: Option<PathBuf>,
+}
+
+/// A firmware file and what to say about it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct UploadArgs {
+    /// Image (.bin); left out: fota.toml, .pio/build, build/flasher_args.json
+    pub file: Option<PathBuf>,
+    /// Version you expect; refused where the image says another
+    #[arg(long, value_name = "V")]
+    pub version: Option<String>,
+    /// Upload under --version although the image says another
+    #[arg(long, requires = "version")]
+    pub allow_version_mismatch: bool,
+    /// Notes for operators
+    #[arg(long, value_name = "T")]
+    pub notes: Option<String>,
+}
+
+/// How a rollout goes about failures.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RolloutOptions {
+    /// Pause when N devices, or more than P% of them, have failed or gone back
+    #[arg(long, value_name = "N|P%")]
+    pub max_failures: Option<MaxFailures>,
+    /// When it pauses so, order the devices that have the release back; without --max-failures
+    /// the first failure pauses
+    #[arg(long)]
+    pub rollback_on_failure: bool,
+    /// How long a new image has to confirm itself on the device [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub trial_deadline: Option<Duration>,
+    /// Install although a device's project differs from the release's
+    #[arg(long)]
+    pub allow_product_change: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct UpdateArgs {
+    /// Image file, or the version of a release that is on the server
+    pub what: Option<String>,
+    /// Targets: all, group:NAME or device ids
+    #[arg(long, value_name = "TARGET", num_args = 1.., required = true, value_delimiter = ',')]
+    pub to: Vec<String>,
+    #[command(flatten)]
+    pub options: RolloutOptions,
+    /// Version you expect; refused where the image says another
+    #[arg(long, value_name = "V")]
+    pub version: Option<String>,
+    /// Upload under --version although the image says another
+    #[arg(long, requires = "version")]
+    pub allow_version_mismatch: bool,
+    /// Notes for operators
+    #[arg(long, value_name = "T")]
+    pub notes: Option<String>,
+    /// How long to wait for the devices; offline ones are waited for until then, and the rollout
+    /// goes on after it
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct StatusArgs {
+    /// Only this group
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Only these devices
+    pub devices: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// Device
+    pub device: String,
+    /// Version (or release number) it must run
+    #[arg(long, value_name = "V")]
+    pub expect: String,
+    /// How long to wait while an update to that release is under way
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Believe a device that cannot name its image by digest (the seed's protocol)
+    #[arg(long)]
+    pub accept_claim: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RollbackArgs {
+    /// Targets: all, group:NAME or device ids
+    #[arg(required = true, value_name = "TARGET", value_delimiter = ',')]
+    pub to: Vec<String>,
+    /// Why; kept in the devices' history
+    #[arg(long, value_name = "R")]
+    pub reason: Option<String>,
+    /// Only devices that run this release
+    #[arg(long, value_name = "V")]
+    pub release: Option<String>,
+    /// Order only; do not wait until the devices are seen on the other image
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// The name of what is rolled back, instead of typing it; needed for `all` in scripts
+    #[arg(long, value_name = "NAME")]
+    pub confirm: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ReleaseCommand {
+    /// Every release
+    List,
+    /// One release
+    Show {
+        /// Version or number
+        release: String,
+    },
+    /// Upload firmware
+    Upload(UploadArgs),
+    /// Withdraw a release: it is never offered again
+    Yank {
+        /// Version or number
+        release: String,
+        /// Why
+        #[arg(long, value_name = "R", default_value = "")]
+        reason: String,
+    },
+    /// Get the image back
+    Download {
+        /// Version or number
+        release: String,
+        /// Where to [default: PROJECT-VERSION.bin]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Write over an existing file
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Every device (= status)
+    List(StatusArgs),
+    /// Everything about one device
+    Show {
+        /// Device
+        device: String,
+    },
+    /// The history of one device
+    Events {
+        /// Device
+        device: String,
+    },
+    /// Let a release be offered again to a device that went back from it
+    Unblock {
+        /// Device
+        device: String,
+        /// Version or number
+        release: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// Every group
+    List,
+    /// Make an empty group
+    Create {
+        /// Name
+        name: String,
+    },
+    /// Add devices; they need not have been seen yet
+    Add {
+        /// Group
+        name: String,
+        /// Devices
+        #[arg(required = true)]
+        devices: Vec<String>,
+    },
+    /// Take devices out
+    Remove {
+        /// Group
+        name: String,
+        /// Devices
+        #[arg(required = true)]
+        devices: Vec<String>,
+    },
+    /// Remove the group; its devices stay
+    Rm {
+        /// Group
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RolloutCommand {
+    /// Bring a release that is on the server to devices
+    Start {
+        /// Version or number
+        release: String,
+        /// Targets: all, group:NAME or device ids
+        #[arg(long, value_name = "TARGET", num_args = 1.., required = true, value_delimiter = ',')]
+        to: Vec<String>,
+        #[command(flatten)]
+        options: RolloutOptions,
+    },
+    /// Every rollout
+    List,
+    /// One rollout and its devices
+    Show {
+        /// Rollout, e.g. r-42
+        rollout: RolloutId,
+    },
+    /// Follow a rollout to its end
+    Watch {
+        /// Rollout [default: the newest]
+        rollout: Option<RolloutId>,
+        /// How long
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+    /// Offer it to nobody else; attempts under way go on
+    Pause(RolloutReason),
+    /// Offer it again
+    Resume(RolloutReason),
+    /// End it for good
+    Abort(RolloutReason),
+    /// Give devices that failed a new attempt
+    Retry {
+        /// Rollout, e.g. r-42
+        rollout: RolloutId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct RolloutReason {
+    /// Rollout, e.g. r-42
+    pub rollout: RolloutId,
+    /// Why
+    #[arg(long, value_name = "R", default_value = "")]
+    pub reason: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EventCommand {
+    /// The newest events
+    List {
+        /// Only this device
+        #[arg(long, value_name = "D")]
+        device: Option<String>,
+        /// Only this rollout
+        #[arg(long, value_name = "R")]
+        rollout: Option<RolloutId>,
+        /// At most this many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// Events as they happen, until Ctrl-C
+    Follow {
+        /// Only this rollout
+        #[arg(long, value_name = "R")]
+        rollout: Option<RolloutId>,
+        /// Begin after this event
+        #[arg(long, value_name = "ID")]
+        after: Option<i64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// What an image says about itself
+    Inspect {
+        /// Image
+        file: PathBuf,
+    },
+    /// Whether a chip would boot it
+    Check {
+        /// Image
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// The values in force
+    Show {
+        /// Also where each comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// Read the token from stdin
+    #[arg(long)]
+    pub token_stdin: bool,
+}
+
+/// Number of a rollout, written `42` or `r-42`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RolloutId(pub i64);
+
+impl std::str::FromStr for RolloutId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.strip_prefix("r-").unwrap_or(text);
+        let id = digits.parse().ok().filter(|id| *id > 0);
+        id.map(Self)
+            .ok_or_else(|| format!("{text:?} is no rollout: write r-42 or 42"))
+    }
+}
+
+/// A limit of failures, as a number of devices or a share of those that a rollout reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxFailures {
+    Devices(u32),
+    Percent(u32),
+}
+
+impl std::str::FromStr for MaxFailures {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no limit: write a number from 1, or 1% to 99%");
+        let (number, in_percent) = match text.strip_suffix('%') {
+            Some(number) => (number, true),
+            None => (text, false),
+        };
+        let number: u32 = number.trim().parse().map_err(|_| wrong())?;
+        match (number, in_percent) {
+            (0, _) => Err(wrong()),
+            (number, false) => Ok(Self::Devices(number)),
+            (1..=99, true) => Ok(Self::Percent(number)),
+            (_, true) => Err(wrong()),
+        }
+    }
+}
+
+impl MaxFailures {
+    /// How many failures pause a rollout to `devices`: of a share, the first number above it.
+    pub fn of(self, devices: u64) -> u32 {
+        match self {
+            Self::Devices(number) => number,
+            Self::Percent(percent) => {
+                let share = devices.saturating_mul(u64::from(percent)) / 100;
+                u32::try_from(share + 1).unwrap_or(u32::MAX)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for MaxFailures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Devices(number) => write!(f, "{number}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_share_of_failures_pauses_above_it() {
+        let cases = [("10%", 4, 1), ("10%", 11, 2), ("50%", 4, 3), ("3", 100, 3)];
+        for (text, devices, pauses_at) in cases {
+            let limit: MaxFailures = text.parse().expect("valid");
+            assert_eq!(limit.of(devices), pauses_at, "{text} of {devices}");
+            assert_eq!(limit.to_string(), text);
+        }
+        for bad in ["", "0", "0%", "100%", "-1", "many"] {
+            assert!(bad.parse::<MaxFailures>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rollout_is_named_with_or_without_its_letter() {
+        assert_eq!("r-42".parse(), Ok(RolloutId(42)));
+        assert_eq!("42".parse(), Ok(RolloutId(42)));
+        assert!("r-0".parse::<RolloutId>().is_err());
+        assert!("newest".parse::<RolloutId>().is_err());
+    }
+}

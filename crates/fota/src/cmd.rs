@@ -1,0 +1,17 @@
+//! One file per verb or noun of the command line.
+
+pub mod completions;
+pub mod config;
+pub mod device;
+pub mod doctor;
+pub mod event;
+pub mod group;
+pub mod image;
+pub mod login;
+pub mod release;
+pub mod rollback;
+pub mod rollout;
+pub mod serve;
+pub mod update;
+pub mod upload;
+pub mod verify;

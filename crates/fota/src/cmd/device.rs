@@ -1,0 +1,201 @@
+//! `fota status`, `fota device …`
+
+use fota_client::DeviceFilter;
+use fota_proto::{
+    AttemptState,
+    manager::{Device, Event, Presence, RollbackState},
+};
+
+use crate::{
+    args::{DeviceCommand, StatusArgs},
+    clock::now_ms,
+    cmd::event,
+    context::Context,
+    failure::Result,
+    output::Mark,
+    text,
+};
+
+pub async fn run(context: &Context, command: DeviceCommand) -> Result {
+    let client = context.client()?;
+    match command {
+        DeviceCommand::List(args) => list(context, &args).await?,
+        DeviceCommand::Show { device } => {
+            show(
+                context,
+                &client.device(&device).await?,
+                &client.device_events(&device).await?,
+            );
+        }
+        DeviceCommand::Events { device } => {
+            let events = client.device_events(&device).await?;
+            event::print(context, &events);
+        }
+        DeviceCommand::Unblock { device, release } => {
+            let release = context.release(&release).await?;
+            let after = client.unblock(&device, &release.id.to_string()).await?;
+            let line = format!("{} may be offered to {device} again", release.version);
+            context.out.verdict(Mark::Good, &line);
+            context.out.document("fota.device/1", &after);
+        }
+    }
+    Ok(())
+}
+
+/// The table that `fota status` prints, on a terminal and in a pipe.
+pub async fn list(context: &Context, args: &StatusArgs) -> Result {
+    let client = context.client()?;
+    let devices = match args.devices.as_slice() {
+        [] => {
+            let group = args.group.clone();
+            client.devices(&DeviceFilter { group, state: None }).await?
+        }
+        named => {
+            let mut devices = Vec::new();
+            for id in named {
+                devices.push(client.device(id).await?);
+            }
+            devices
+        }
+    };
+    let now = now_ms();
+    let rows: Vec<Vec<String>> = devices.iter().map(|device| row(device, now)).collect();
+    let heading = [
+        "DEVICE", "GROUP", "CHIP", "RUNNING", "TARGET", "STATE", "SEEN",
+    ];
+    context.out.answer(&text::table(&heading, &rows));
+    context.out.document("fota.devices/1", &devices);
+    if devices.is_empty() {
+        context
+            .out
+            .say("no device has checked in yet; `fota sim` starts simulated ones");
+    }
+    for device in &devices {
+        if let Some(warning) = &device.warning {
+            context.out.note(
+                Mark::Attention,
+                &format!("{}: {}", device.id, text::plain(warning)),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn row(device: &Device, now: i64) -> Vec<String> {
+    let or_dash = |value: Option<&str>| value.map_or_else(|| "-".to_owned(), text::plain);
+    let groups = device.groups.join(",");
+    vec![
+        device.id.clone(),
+        or_dash(Some(groups.as_str()).filter(|groups| !groups.is_empty())),
+        or_dash(device.chip.as_deref()),
+        or_dash(device.version.as_deref()),
+        or_dash(target(device)),
+        state(device),
+        seen(device, now),
+    ]
+}
+
+fn standing_rollback(device: &Device) -> bool {
+    let order = device.rollback.as_ref();
+    order.is_some_and(|order| order.state == RollbackState::Standing)
+}
+
+/// The version that a device is to reach; none once it is over.
+fn target(device: &Device) -> Option<&str> {
+    if standing_rollback(device) {
+        return device.rollback_version.as_deref();
+    }
+    let attempt = device.attempt.as_ref()?;
+    (!attempt.state.is_end()).then_some(attempt.version.as_str())
+}
+
+fn state(device: &Device) -> String {
+    if standing_rollback(device) {
+        return "rollback ordered".to_owned();
+    }
+    match &device.attempt {
+        Some(attempt) if attempt.state == AttemptState::Downloading => {
+            format!("downloading {}%", attempt.percent)
+        }
+        Some(attempt) => attempt.state.to_string(),
+        None => trust(device).to_owned(),
+    }
+}
+
+/// How far a device trusts what it runs.
+pub fn trust(device: &Device) -> &'static str {
+    match device.confirmed {
+        Some(true) => "confirmed",
+        Some(false) => "trial",
+        None => "not known",
+    }
+}
+
+fn seen(device: &Device, now: i64) -> String {
+    let age = text::age(device.last_seen, now);
+    match device.presence {
+        Presence::Online => age,
+        Presence::Late => format!("{age} (late)"),
+        Presence::Offline => format!("{age} (offline)"),
+    }
+}
+
+fn show(context: &Context, device: &Device, events: &[Event]) {
+    let or_dash =
+        |value: Option<String>| value.map_or_else(|| "-".to_owned(), |it| text::plain(&it));
+    let now = now_ms();
+    let slot = device.slot.map(|slot| match slot {
+        255 => "factory".to_owned(),
+        slot => format!("ota_{slot}"),
+    });
+    let back = match (device.rollback_available, &device.rollback_version) {
+        (false, _) => "none: no other valid image".to_owned(),
+        (true, version) => or_dash(version.clone()),
+    };
+    let last = device.attempt.as_ref().map(|attempt| {
+        let (rollout, version, state) = (attempt.rollout, &attempt.version, attempt.state);
+        let why = attempt
+            .explanation
+            .as_ref()
+            .map(|why| format!(" – {why}"))
+            .unwrap_or_default();
+        format!("r-{rollout}: {version} {state}{why}")
+    });
+    let order = device.rollback.as_ref().map(|order| {
+        let state = format!("{:?}", order.state).to_lowercase();
+        format!("{state}: {}", order.reason)
+    });
+    context.out.answer(&text::facts(&[
+        ("device", device.id.clone()),
+        (
+            "groups",
+            or_dash(Some(device.groups.join(" ")).filter(|groups| !groups.is_empty())),
+        ),
+        ("chip", or_dash(device.chip.clone())),
+        ("project", or_dash(device.project.clone())),
+        (
+            "running",
+            format!("{} ({})", or_dash(device.version.clone()), trust(device)),
+        ),
+        (
+            "elf sha256",
+            or_dash(device.elf_sha256.map(|elf| elf.to_string())),
+        ),
+        ("slot", or_dash(slot)),
+        ("goes back to", back),
+        ("protocol", device.protocol.clone()),
+        ("seen", seen(device, now)),
+        ("last update", or_dash(last)),
+        ("rollback", or_dash(order)),
+        (
+            "blocked",
+            or_dash(Some(device.blocked.join(" ")).filter(|it| !it.is_empty())),
+        ),
+        ("warning", or_dash(device.warning.clone())),
+    ]));
+    let newest = &events[events.len().saturating_sub(5)..];
+    for event in newest {
+        context.out.answer(&format!("{}\n", event::line(event)));
+    }
+    context.out.document("fota.device/1", device);
+}

@@ -1,0 +1,171 @@
+//! `fota image inspect|check`: what a file says about itself and whether a chip would boot it.
+//! Nothing is asked of a server.
+
+use fota_image::app::{Image, Signature};
+use fota_proto::Sha256;
+use serde_json::{Value, json};
+
+use crate::{
+    args::ImageCommand,
+    failure::Result,
+    firmware::Firmware,
+    output::{Mark, Output},
+    text::{self, Grouped},
+};
+
+pub fn run(out: &Output, command: ImageCommand) -> Result {
+    match command {
+        ImageCommand::Inspect { file } => inspect(out, &Firmware::load(&file)?),
+        ImageCommand::Check { file } => check(out, &Firmware::load(&file)?),
+    }
+}
+
+fn inspect(out: &Output, firmware: &Firmware) -> Result {
+    let image = firmware.accepted()?;
+    out.answer(&text::facts(&facts(firmware, image)));
+    out.document("fota.image/1", &document(firmware, image));
+    Ok(())
+}
+
+fn check(out: &Output, firmware: &Firmware) -> Result {
+    let image = firmware.accepted()?;
+    let path = firmware.path.display();
+    out.verdict(Mark::Good, &format!("{path}: {}", summary(firmware, image)));
+    out.document("fota.image/1", &document(firmware, image));
+    Ok(())
+}
+
+/// One line: `acme-sensor 1.0.6 · esp32c3 · 1,065,968 B · sha256 8daac459…`
+pub fn summary(firmware: &Firmware, image: &Image) -> String {
+    let chip = chip(image);
+    let name = match &image.desc {
+        Some(desc) => {
+            let (project, version) = (desc.project_name, desc.version);
+            format!(
+                "{} {}",
+                text::plain(project.as_str()),
+                text::plain(version.as_str())
+            )
+        }
+        None => "no app description".to_owned(),
+    };
+    let (bytes, sha256) = (
+        Grouped(firmware.bytes.len() as u64),
+        firmware.sha256.short(),
+    );
+    format!("{name} · {chip} · {bytes} B · sha256 {sha256}…")
+}
+
+fn chip(image: &Image) -> String {
+    let id = image.header.chip_id;
+    image
+        .header
+        .chip
+        .map_or_else(|| format!("chip {id:#06x}"), |chip| chip.name().to_owned())
+}
+
+fn revisions(image: &Image) -> String {
+    let full = |revision: u16| format!("v{}.{}", revision / 100, revision % 100);
+    let (min, max) = (image.header.min_rev_full, image.header.max_rev_full);
+    match max {
+        0 | u16::MAX => format!("{} and later", full(min)),
+        max => format!("{} to {}", full(min), full(max)),
+    }
+}
+
+fn signature(image: &Image) -> &'static str {
+    match image.signature {
+        None => "none",
+        Some(Signature::SecureBootV1) => "secure boot v1 (not checked here)",
+        Some(Signature::SecureBootV2) => "secure boot v2 (not checked here)",
+    }
+}
+
+fn facts(firmware: &Firmware, image: &Image) -> Vec<(&'static str, String)> {
+    let desc = image.desc.as_ref();
+    let of = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let bytes = firmware.bytes.len() as u64;
+    let hash = if image.sha256_appended.is_some() {
+        "appended, valid"
+    } else {
+        "not appended"
+    };
+    vec![
+        ("file", firmware.path.display().to_string()),
+        (
+            "project",
+            of(desc.map(|desc| text::plain(desc.project_name.as_str()))),
+        ),
+        (
+            "version",
+            of(desc.map(|desc| text::plain(desc.version.as_str()))),
+        ),
+        ("chip", chip(image)),
+        ("revisions", revisions(image)),
+        (
+            "size",
+            format!(
+                "{} bytes ({} of image)",
+                Grouped(bytes),
+                Grouped(image.image_bytes.into())
+            ),
+        ),
+        (
+            "chunks",
+            format!("{} of 16 KiB", bytes.div_ceil(text::CHUNK_BYTES)),
+        ),
+        ("sha256", firmware.sha256.to_string()),
+        (
+            "elf sha256",
+            of(desc.map(|desc| Sha256(desc.app_elf_sha256).to_string())),
+        ),
+        ("image hash", hash.to_owned()),
+        ("checksum", format!("{:#04x}, valid", image.checksum)),
+        (
+            "idf",
+            of(desc.map(|desc| text::plain(desc.idf_ver.as_str()))),
+        ),
+        (
+            "built",
+            of(desc.map(|desc| {
+                text::plain(&format!("{} {}", desc.date.as_str(), desc.time.as_str()))
+            })),
+        ),
+        (
+            "secure version",
+            of(desc.map(|desc| desc.secure_version.to_string())),
+        ),
+        ("entry", format!("{:#010x}", image.header.entry)),
+        ("segments", image.segments.len().to_string()),
+        ("signature", signature(image).to_owned()),
+    ]
+}
+
+fn document(firmware: &Firmware, image: &Image) -> Value {
+    let desc = image.desc.as_ref();
+    let segments: Vec<Value> = image
+        .segments
+        .iter()
+        .map(|it| json!({"address": it.load_addr, "bytes": it.len, "offset": it.file_offset}))
+        .collect();
+    json!({
+        "file": firmware.path.display().to_string(),
+        "bytes": firmware.bytes.len(),
+        "image_bytes": image.image_bytes,
+        "sha256": firmware.sha256,
+        "chip": image.header.chip.map(|chip| chip.name()),
+        "chip_id": image.header.chip_id,
+        "chip_revision_min": image.header.min_rev_full,
+        "chip_revision_max": image.header.max_rev_full,
+        "project": desc.map(|desc| desc.project_name.as_str().to_owned()),
+        "version": desc.map(|desc| desc.version.as_str().to_owned()),
+        "elf_sha256": desc.map(|desc| Sha256(desc.app_elf_sha256)),
+        "idf_version": desc.map(|desc| desc.idf_ver.as_str().to_owned()),
+        "secure_version": desc.map(|desc| desc.secure_version),
+        "hash_appended": image.sha256_appended.is_some(),
+        "entry": image.header.entry,
+        "segments": segments,
+        "trailing_bytes": image.trailing_bytes,
+        "signed": image.signature.is_some(),
+    })
+}
