@@ -2,19 +2,28 @@
 //!
 //! They are plain functions so that a test on the stable compiler runs them too.
 
+mod check_in;
 mod image;
 mod otadata;
 mod partition;
+mod range;
+mod seed_chunk;
 
+pub use check_in::check_in;
 pub use image::app_image;
 pub use otadata::otadata;
 pub use partition::partition_table;
+pub use range::range_header;
+pub use seed_chunk::seed_chunk;
 
 /// Every target with some inputs that reach deep.
 pub const TARGETS: &[(&str, fn(&[u8]), fn() -> Vec<Vec<u8>>)] = &[
     ("app_image", app_image, image::seeds),
     ("partition_table", partition_table, partition::seeds),
     ("otadata", otadata, otadata::seeds),
+    ("range_header", range_header, range::seeds),
+    ("seed_chunk", seed_chunk, seed_chunk::seeds),
+    ("check_in", check_in, check_in::seeds),
 ];
 
 #[cfg(test)]
@@ -61,6 +70,22 @@ mod tests {
                 mutate(&mut input, &mut dice);
                 let survived = std::panic::catch_unwind(|| target(&input));
                 assert!(survived.is_ok(), "{name}, round {round}: {input:02x?}");
+            }
+        }
+    }
+
+    /// Where `FOTA_FUZZ_SEEDS` names a folder, libFuzzer starts from what this leaves there.
+    #[test]
+    fn seeds_are_written_where_asked() {
+        let Some(folder) = std::env::var_os("FOTA_FUZZ_SEEDS") else {
+            return;
+        };
+        for (name, _, seeds) in TARGETS {
+            let folder = std::path::Path::new(&folder).join(name);
+            std::fs::create_dir_all(&folder).expect("the folder can be made");
+            for (number, seed) in seeds().iter().enumerate() {
+                let file = folder.join(format!("seed-{number}"));
+                std::fs::write(file, seed).expect("the seed can be written");
             }
         }
     }

@@ -2,7 +2,11 @@
 //! stable ones, and `libfuzzer-sys` brings the engine as source. So a fixed number of runs is part
 //! of CI without a nightly compiler; `cargo fuzz run TARGET` works on the same folder as well.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -64,31 +68,45 @@ fn targets() -> Result<Vec<String>> {
 
 fn fuzz(names: &[String], runs: u64, seconds: u64) -> Result<()> {
     let (dir, host) = (target().join("fuzz"), host()?);
-    // With --target, the flags reach the targets but not build scripts and macros.
-    let mut build = cargo("build --release --bins --manifest-path fuzz/Cargo.toml --target");
-    run(build
-        .arg(&host)
+    let (corpus, crashes) = (dir.join("corpus"), dir.join("crashes/"));
+    let mut dry = cargo("test --locked --manifest-path fuzz/Cargo.toml");
+    run(dry
         .env("CARGO_TARGET_DIR", &dir)
-        .env("RUSTFLAGS", FLAGS))?;
+        .env("FOTA_FUZZ_SEEDS", &corpus))?;
+    // With --target, the flags reach the targets but not build scripts and macros.
+    let mut build = cargo("build --release --locked --manifest-path fuzz/Cargo.toml");
+    build.args(["--bins", "--target", &host]);
+    run(build.env("CARGO_TARGET_DIR", &dir).env("RUSTFLAGS", FLAGS))?;
+    fs::create_dir_all(&crashes)?;
     for name in names {
-        let (corpus, crashes) = (dir.join("corpus").join(name), dir.join("crashes/"));
-        fs::create_dir_all(&corpus)?;
-        fs::create_dir_all(&crashes)?;
         let mut fuzz = command(dir.join(&host).join("release").join(name));
-        fuzz.arg(&corpus)
-            .arg(format!("-artifact_prefix={}", crashes.display()));
-        fuzz.arg(format!("-runs={runs}"))
-            .arg(format!("-max_total_time={seconds}"));
-        fuzz.arg(format!("-max_len={INPUT_BYTES_MAX}"));
-        run(fuzz.args([
-            "-seed=1",
-            "-print_final_stats=0",
-            "-verbosity=0",
-            "-timeout=5",
-        ]))
-        .with_context(|| format!("the input is in {}", crashes.display()))?;
+        fuzz.arg(corpus.join(name))
+            .arg(format!("-artifact_prefix={}", crashes.display()))
+            .arg(format!("-runs={runs}"))
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-max_len={INPUT_BYTES_MAX}"))
+            .args(["-seed=1", "-timeout=5"]);
+        one(name, &mut fuzz, &dir.join(format!("{name}.log")))?;
     }
     println!("fuzz: {} targets, none found anything", names.len());
+    Ok(())
+}
+
+/// Runs a target; what it prints goes to a file, because it is a line for each new input.
+fn one(name: &str, fuzz: &mut Command, log: &Path) -> Result<()> {
+    fuzz.stderr(fs::File::create(log)?);
+    let done = run(fuzz);
+    let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    if let Err(error) = done {
+        let end = lines[lines.len().saturating_sub(60)..].join("\n");
+        return Err(error.context(end));
+    }
+    let summary = lines.iter().rfind(|line| line.starts_with("Done "));
+    println!(
+        "{name}: {}",
+        summary.context("libFuzzer said no word of an end")?
+    );
     Ok(())
 }
 
