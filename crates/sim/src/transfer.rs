@@ -4,42 +4,32 @@
 //! and a real server and notes the size of every request and answer; the flash operations come
 //! from the device's own flash. [`Trace::replay`] then runs both over a [`SimLink`].
 
+mod record;
 mod recorder;
 
 use std::time::Duration;
 
-use crate::link::{Flow, Meanwhile, SimLink, WireBytes};
+use fota_image::partition::Region;
 
+use crate::{
+    flash::{
+        BLOCK_BYTES, BLOCK_ERASE_US, Op, OpKind, PAGE_BYTES, PAGE_PROGRAM_US, SECTOR_BYTES,
+        SECTOR_ERASE_US,
+    },
+    link::{Flow, Meanwhile, SimLink, WireBytes},
+};
+
+pub use record::{RecordError, record_native, record_seed};
 pub use recorder::{Exchange, Recorder};
-
-/// Erasing one 4 KiB sector, typical.
-pub const SECTOR_ERASE: Duration = Duration::from_millis(45);
-/// Erasing one 64 KiB block, typical.
-pub const BLOCK_ERASE: Duration = Duration::from_millis(150);
-/// Programming one page of 256 bytes, typical.
-pub const PAGE_PROGRAM: Duration = Duration::from_micros(700);
-
-const BLOCK_BYTES: u64 = 64 * 1024;
-const SECTOR_BYTES: u64 = 4096;
-const PAGE_BYTES: u64 = 256;
 
 /// The least time any updater needs to erase and program this many bytes: whole blocks where they
 /// fit, sectors for the rest.
-pub const fn flash_limit(image_bytes: u64) -> Duration {
-    let blocks = image_bytes / BLOCK_BYTES;
-    let sectors = (image_bytes % BLOCK_BYTES).div_ceil(SECTOR_BYTES);
-    let rest = Duration::from_millis(SECTOR_ERASE.as_millis() as u64 * sectors);
-    let last = if rest.as_millis() < BLOCK_ERASE.as_millis() {
-        rest
-    } else {
-        BLOCK_ERASE
-    };
-    let pages = image_bytes.div_ceil(PAGE_BYTES);
-    Duration::from_micros(
-        BLOCK_ERASE.as_micros() as u64 * blocks
-            + last.as_micros() as u64
-            + PAGE_PROGRAM.as_micros() as u64 * pages,
-    )
+pub fn flash_limit(image_bytes: u64) -> Duration {
+    let blocks = image_bytes / BLOCK_BYTES as u64;
+    let sectors = (image_bytes % BLOCK_BYTES as u64).div_ceil(SECTOR_BYTES as u64);
+    let erase_us = blocks * BLOCK_ERASE_US + (sectors * SECTOR_ERASE_US).min(BLOCK_ERASE_US);
+    let pages = image_bytes.div_ceil(PAGE_BYTES as u64);
+    Duration::from_micros(erase_us + pages * PAGE_PROGRAM_US)
 }
 
 /// The least time any protocol needs for this image over this link: its bits, or its flash.
@@ -56,16 +46,35 @@ pub struct FlashWork {
     pub busy: Duration,
 }
 
+/// Turns the flash operations of an update into work that waits for bytes: programming a page
+/// needs its bytes, an erase needs those of the page after it. What is outside `slot` (the boot
+/// choice) needs nothing more than what came before it.
+pub fn flash_work(log: &[Op], slot: Region) -> Vec<FlashWork> {
+    let (mut work, mut after_bytes, mut busy) = (Vec::new(), 0, Duration::ZERO);
+    for op in log {
+        busy += Duration::from_micros(op.kind.busy_us());
+        let inside = (slot.offset..slot.end()).contains(&op.offset);
+        if inside && op.kind == OpKind::Program {
+            let end = u64::from(op.offset - slot.offset + op.len);
+            after_bytes = end.max(after_bytes);
+            work.push(FlashWork { after_bytes, busy });
+            busy = Duration::ZERO;
+        }
+    }
+    work.push(FlashWork { after_bytes, busy });
+    work
+}
+
 /// What one request of a download is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// The poll that brings the order, and anything else the device waits for.
-    Talk,
+    /// The poll that brings the order.
+    Poll,
     /// The image itself, usable byte by byte.
     Stream,
     /// A piece of the image, usable once it is complete.
     Chunk,
-    /// A progress report that nobody waits for.
+    /// A progress report.
     Report,
 }
 
@@ -85,6 +94,8 @@ pub struct Pace {
     pub per_chunk: Duration,
     /// Least time between two progress reports.
     pub per_report: Duration,
+    /// Progress reports beside a stream at most.
+    pub reports_max: u64,
 }
 
 /// What a download costs.
@@ -101,46 +112,40 @@ pub struct Cost {
 }
 
 impl Trace {
-    /// A download by the seed's API, from the manifest on.
-    pub fn seed(
-        exchanges: Vec<Exchange>,
-        flash: Vec<FlashWork>,
-        image_bytes: u64,
-        chunk_bytes: u64,
-    ) -> Self {
-        let role = |exchange: &Exchange| {
-            if exchange.target.contains("/fota/chunk") {
-                Role::Chunk
-            } else {
-                Role::Talk
-            }
+    /// A download by the seed's API: the manifest, the chunks, and status posts that the device
+    /// waits for.
+    pub fn seed(exchanges: &[Exchange], flash: Vec<FlashWork>, image: u64, chunk: u64) -> Self {
+        let role = |exchange: &Exchange| match &exchange.target {
+            target if target.contains("/fota/chunk") => Some(Role::Chunk),
+            target if target.contains("/fota/manifest") => Some(Role::Poll),
+            target if target.contains("/fota/status") => Some(Role::Report),
+            _ => None,
         };
-        Self::new(exchanges, flash, image_bytes, chunk_bytes, role)
+        Self::new(download(exchanges, role, Role::Chunk), flash, image, chunk)
     }
 
-    /// A download by the native protocol: one check-in, one stream, and reports beside it.
-    pub fn native(exchanges: Vec<Exchange>, flash: Vec<FlashWork>, image_bytes: u64) -> Self {
+    /// A download by the native protocol: one check-in, one stream, and reports beside it that the
+    /// device does not wait for.
+    pub fn native(exchanges: &[Exchange], flash: Vec<FlashWork>, image: u64) -> Self {
         let mut streaming = false;
         let role = |exchange: &Exchange| {
-            let stream = exchange.target.contains("/blobs/");
-            streaming |= stream;
-            match (stream, streaming) {
+            let is_stream = exchange.target.contains("/blobs/");
+            streaming |= is_stream;
+            Some(match (is_stream, streaming) {
                 (true, _) => Role::Stream,
                 (false, true) => Role::Report,
-                (false, false) => Role::Talk,
-            }
+                (false, false) => Role::Poll,
+            })
         };
-        Self::new(exchanges, flash, image_bytes, image_bytes, role)
+        Self::new(download(exchanges, role, Role::Report), flash, image, image)
     }
 
     fn new(
-        exchanges: Vec<Exchange>,
+        steps: Vec<(Role, Exchange)>,
         flash: Vec<FlashWork>,
         image_bytes: u64,
         chunk_bytes: u64,
-        mut role: impl FnMut(&Exchange) -> Role,
     ) -> Self {
-        let steps = exchanges.into_iter().map(|e| (role(&e), e)).collect();
         Self {
             steps,
             flash,
@@ -164,10 +169,32 @@ impl Trace {
         replay.finish()
     }
 
-    fn reports(&self) -> impl Iterator<Item = &Exchange> {
-        let report = self.steps.iter().filter(|(role, _)| *role == Role::Report);
-        report.map(|(_, exchange)| exchange)
+    fn is_stream(&self) -> bool {
+        self.steps.iter().any(|(role, _)| *role == Role::Stream)
     }
+
+    /// The largest of the recorded reports: they differ by a digit or two.
+    fn report(&self) -> Option<&Exchange> {
+        let reports = self.steps.iter().filter(|(role, _)| *role == Role::Report);
+        let reports = reports.map(|(_, exchange)| exchange);
+        reports.max_by_key(|report| report.request_bytes() + report.answer_bytes())
+    }
+}
+
+/// The exchanges from the last poll before the image to the last that belongs to the download.
+fn download(
+    exchanges: &[Exchange],
+    mut role: impl FnMut(&Exchange) -> Option<Role>,
+    last: Role,
+) -> Vec<(Role, Exchange)> {
+    let roles = exchanges.iter().map(|e| role(e).map(|role| (role, e.clone())));
+    let all: Vec<_> = roles.flatten().collect();
+    let is_image = |role: Role| matches!(role, Role::Chunk | Role::Stream);
+    let first = all.iter().position(|(role, _)| is_image(*role)).unwrap_or(0);
+    let poll = all[..first].iter().rposition(|(role, _)| *role == Role::Poll);
+    let end = all.iter().rposition(|(role, _)| *role == last || is_image(*role));
+    let range = poll.unwrap_or(first)..end.map_or(0, |end| end + 1);
+    all.get(range).unwrap_or_default().to_vec()
 }
 
 struct Replay<'t> {
@@ -177,6 +204,7 @@ struct Replay<'t> {
     connection: Option<u32>,
     flash_done: usize,
     image_bytes: u64,
+    reported_at: Duration,
     body_bytes: u64,
     requests: u64,
 }
@@ -190,6 +218,7 @@ impl<'t> Replay<'t> {
             connection: None,
             flash_done: 0,
             image_bytes: 0,
+            reported_at: Duration::ZERO,
             body_bytes: 0,
             requests: 0,
         }
@@ -197,14 +226,20 @@ impl<'t> Replay<'t> {
 
     fn step(&mut self, role: Role, exchange: &Exchange) {
         match role {
-            Role::Report => {}
-            Role::Talk => self.whole(exchange, 0),
+            Role::Poll => self.whole(exchange, 0),
+            Role::Stream => self.stream(exchange),
             Role::Chunk => {
                 self.flow.pause(self.pace.per_chunk);
                 let rest = self.trace.image_bytes - self.image_bytes;
                 self.whole(exchange, rest.min(self.trace.chunk_bytes));
             }
-            Role::Stream => self.stream(exchange),
+            // Beside a stream they were sent already.
+            Role::Report if self.trace.is_stream() => {}
+            Role::Report => {
+                if self.is_report_due(self.flow.now()) {
+                    self.whole(exchange, 0);
+                }
+            }
         }
     }
 
@@ -219,30 +254,34 @@ impl<'t> Replay<'t> {
         self.flow.pause(busy);
     }
 
-    /// An exchange whose answer goes to flash as it comes, with progress reports beside it: a
-    /// recorded report comes at its share of the image, or is left out where the last one was
-    /// less than [`Pace::per_report`] ago.
+    /// An exchange whose answer goes to flash as it comes, with progress reports beside it, spread
+    /// over the image and never more often than [`Pace::per_report`].
     fn stream(&mut self, exchange: &Exchange) {
         self.start(exchange);
         let mut flow = self.flow.clone();
         let (request, answer) = (exchange.request_bytes(), exchange.answer_bytes());
-        let mut reports = self.trace.reports();
-        let share = answer / (self.trace.reports().count() as u64 + 1);
-        let (mut report_after, mut reported_at) = (share, Duration::ZERO);
+        let share = answer / self.pace.reports_max.max(1);
+        let mut report_after = share;
         flow.exchange(request, answer, |read, at| {
             let image_bytes = read.saturating_sub(exchange.answer_head);
             let mut meanwhile = Meanwhile::busy(self.flash_until(image_bytes));
-            if read >= report_after && at >= reported_at + self.pace.per_report {
-                (report_after, reported_at) = (read + share, at);
-                if let Some(report) = reports.next() {
-                    self.count(report);
-                    (meanwhile.up, meanwhile.down) =
-                        (report.request_bytes(), report.answer_bytes());
-                }
+            let is_due = read >= report_after && read < answer && self.is_report_due(at);
+            if let Some(report) = self.trace.report().filter(|_| is_due) {
+                report_after = read + share;
+                self.count(report);
+                (meanwhile.up, meanwhile.down) = (report.request_bytes(), report.answer_bytes());
             }
             meanwhile
         });
         self.flow = flow;
+    }
+
+    fn is_report_due(&mut self, now: Duration) -> bool {
+        let is_due = now >= self.reported_at + self.pace.per_report;
+        if is_due {
+            self.reported_at = now;
+        }
+        is_due
     }
 
     fn start(&mut self, exchange: &Exchange) {
@@ -300,7 +339,8 @@ mod tests {
     #[test]
     fn the_seeds_timer_is_most_of_its_time() {
         let chunks = (0..66).map(|n| exchange(n, "GET /api/inverter/fota/chunk", 21_963));
-        let trace = Trace::seed(chunks.collect(), Vec::new(), 1_065_968, 16_384);
+        let chunks: Vec<_> = chunks.collect();
+        let trace = Trace::seed(&chunks, Vec::new(), 1_065_968, 16_384);
         let timer = Pace {
             per_chunk: Duration::from_secs(2),
             ..Pace::default()
@@ -314,12 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn reports_are_left_out_where_they_come_too_often() {
+    fn reports_come_neither_too_often_nor_too_many() {
         let mut exchanges = vec![exchange(0, "GET /d/v1/blobs/x", 1_065_968)];
-        exchanges.extend((0..19).map(|_| exchange(1, "POST /d/v1/check-in", 60)));
-        let trace = Trace::native(exchanges, Vec::new(), 1_065_968);
+        exchanges.push(exchange(1, "POST /d/v1/check-in", 60));
+        let trace = Trace::native(&exchanges, Vec::new(), 1_065_968);
         let pace = Pace {
             per_report: Duration::from_secs(5),
+            reports_max: 20,
             ..Pace::default()
         };
         let slow = trace.replay(SimLink::NB_IOT, pace);
@@ -329,13 +370,25 @@ mod tests {
     }
 
     #[test]
+    fn polls_before_and_posts_after_the_download_are_not_part_of_it() {
+        let targets = ["manifest", "manifest", "chunk", "status", "chunk", "status"];
+        let exchanges: Vec<_> = (0..)
+            .zip(targets)
+            .map(|(n, target)| exchange(n, &format!("GET /api/inverter/fota/{target}"), 100))
+            .collect();
+        let trace = Trace::seed(&exchanges, Vec::new(), 200, 100);
+        let cost = trace.replay(SimLink::LAN, Pace::default());
+        assert_eq!((cost.requests, trace.image_requests()), (4, 2));
+    }
+
+    #[test]
     fn flash_waits_for_its_bytes_and_stalls_the_reader() {
         let flash = (1..=10).map(|n| FlashWork {
             after_bytes: n * 1000,
             busy: Duration::from_secs(1),
         });
         let exchanges = vec![exchange(0, "GET /d/v1/blobs/x", 10_000)];
-        let trace = Trace::native(exchanges, flash.collect(), 10_000);
+        let trace = Trace::native(&exchanges, flash.collect(), 10_000);
         let cost = trace.replay(SimLink::LAN, Pace::default());
         assert!((10..11).contains(&cost.time.as_secs()), "{:?}", cost.time);
     }
