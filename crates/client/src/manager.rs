@@ -299,19 +299,19 @@ fn because(reason: &str) -> ReasonBody {
     ReasonBody { reason }
 }
 
-/// The image in steps, telling `progress` when the connection asks for the next one, which is
-/// when it has taken the ones before.
+/// The image in steps, telling `progress` when the connection takes one. The connection stops
+/// asking at the announced length, so the last step has to be told when it is handed over.
 fn stepwise(
     image: Bytes,
     progress: impl Fn(u64) + Send + Sync + 'static,
 ) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     let whole = image.len();
     stream::unfold((image, progress), move |(mut rest, progress)| async move {
-        progress((whole - rest.len()) as u64);
         if rest.is_empty() {
             return None;
         }
         let step = rest.split_to(rest.len().min(UPLOAD_STEP_BYTES));
+        progress((whole - rest.len()) as u64);
         Some((Ok(step), (rest, progress)))
     })
 }
