@@ -181,15 +181,9 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     /// The standing order again: it does not disturb a download, but answers a question.
     fn go_on(&mut self, resume_from: u32) -> Result<Next, Fault> {
         if let (Some(job), Some(slot)) = (&mut self.job, self.target)
-            && let Stage::Locating(held) = &job.stage
+            && matches!(job.stage, Stage::Locating { .. })
         {
-            let (claimed, all_true) = (job.claimed_max(), resume_from >= job.claimed_max());
-            let may_be_more = held.len() == fota_proto::limits::HELD_MAX;
-            if all_true && may_be_more {
-                job.ask_beyond(&mut self.flash, slot, claimed)?;
-            } else {
-                job.start_from(resume_from.min(claimed));
-            }
+            job.learn(&mut self.flash, slot, resume_from)?;
             if matches!(job.stage, Stage::Downloading) {
                 let from = job.position();
                 self.begin_from(slot, from)?;

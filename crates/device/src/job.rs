@@ -34,8 +34,11 @@ use crate::{
 /// Where an install stands.
 #[derive(Debug)]
 pub(crate) enum Stage {
-    /// Waiting for the server to say which of these prefixes are true.
-    Locating(List<Held, HELD_MAX>),
+    /// Waiting for the server to say which of these prefixes are true; `known` is, or is 0.
+    Locating {
+        held: List<Held, HELD_MAX>,
+        known: u32,
+    },
     /// Taking bytes.
     Downloading,
     /// All bytes are in flash; nothing is proven.
@@ -93,17 +96,9 @@ impl Job {
     /// The next byte of the image that is wanted.
     pub(crate) fn position(&self) -> u32 {
         match self.stage {
-            Stage::Locating(_) => 0,
+            Stage::Locating { known, .. } => known,
             Stage::Downloading => self.written + self.filled as u32,
             Stage::Complete | Stage::Activated => self.bytes,
-        }
-    }
-
-    /// The largest prefix that was offered to the server; 0 if none.
-    pub(crate) fn claimed_max(&self) -> u32 {
-        match &self.stage {
-            Stage::Locating(held) => held.last().map_or(0, |held| held.bytes),
-            _ => 0,
         }
     }
 
@@ -127,9 +122,29 @@ impl Job {
         Ok(())
     }
 
+    /// Takes the server's word on the prefixes it was asked about: the longest true one.
+    pub(crate) fn learn<F: MultiwriteNorFlash>(
+        &mut self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+        resume_from: u32,
+    ) -> Result<(), Fault> {
+        let Stage::Locating { held, known } = &self.stage else {
+            return Ok(());
+        };
+        let longest = held.last().map_or(0, |held| held.bytes);
+        let is_full = held.len() == HELD_MAX;
+        let known = resume_from.min(longest).max(*known);
+        match known == longest && is_full {
+            true => self.ask_beyond(flash, slot, known)?,
+            false => self.start_from(known),
+        }
+        Ok(())
+    }
+
     /// Asks the server about prefixes longer than `known`, which is true. Where there are none,
     /// the download goes on from there.
-    pub(crate) fn ask_beyond<F: MultiwriteNorFlash>(
+    fn ask_beyond<F: MultiwriteNorFlash>(
         &mut self,
         flash: &mut Guarded<F>,
         slot: Slot,
@@ -138,7 +153,7 @@ impl Job {
         let held = claims(flash, slot, self.bytes, known)?;
         match held.is_empty() {
             true => self.start_from(known),
-            false => self.stage = Stage::Locating(held),
+            false => self.stage = Stage::Locating { held, known },
         }
         Ok(())
     }

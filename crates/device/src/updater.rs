@@ -220,7 +220,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     ) -> &'b [u8] {
         self.nonce = Some(nonce);
         let held = match self.job.as_ref().map(|job| &job.stage) {
-            Some(Stage::Locating(held)) => held.clone(),
+            Some(Stage::Locating { held, .. }) => held.clone(),
             _ => List::new(),
         };
         let message = CheckIn {
@@ -277,7 +277,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             return Next::CheckIn;
         };
         match job.stage {
-            Stage::Locating(_) => Next::CheckIn,
+            Stage::Locating { .. } => Next::CheckIn,
             Stage::Downloading => Next::Download(Download {
                 image: job.image,
                 from: job.position(),
@@ -444,7 +444,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     fn progress(&self) -> Option<Progress> {
         if let Some(job) = &self.job {
             let phase = match job.stage {
-                Stage::Locating(_) | Stage::Downloading => Phase::Downloading,
+                Stage::Locating { .. } | Stage::Downloading => Phase::Downloading,
                 Stage::Complete => Phase::Downloaded,
                 Stage::Activated => Phase::Installing,
             };

@@ -1,0 +1,155 @@
+//! Nothing unverified is ever bootable, looked at after every single flash operation.
+
+mod common;
+
+use std::cell::RefCell;
+
+use common::{OTADATA, SLOT_BYTES, SLOTS, bench, exchange_with, firmware, updated};
+use embedded_storage::nor_flash::{ErrorType, MultiwriteNorFlash, NorFlash, ReadNorFlash};
+use fota_device::{Next, Started, Updater};
+use fota_image::{
+    app::{self, Window},
+    otadata::{ENTRY_BYTES, Entry},
+};
+use fota_proto::{Sha256, checkin::ResetReason};
+use fota_sim::{
+    bench::Bench,
+    firmware::Behaviour,
+    flash::{FlashError, SimFlash},
+    scripted::{Artifact, Ask, ScriptedServer},
+};
+
+/// A flash that is looked at after each write and erase.
+struct Watched<'a, L> {
+    flash: &'a RefCell<SimFlash>,
+    look: L,
+}
+
+impl<L> ErrorType for Watched<'_, L> {
+    type Error = FlashError;
+}
+
+impl<L> ReadNorFlash for Watched<'_, L> {
+    const READ_SIZE: usize = 4;
+
+    fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), FlashError> {
+        assert_eq!(
+            offset % 4 + bytes.len() as u32 % 4,
+            0,
+            "the driver reads words"
+        );
+        ReadNorFlash::read(&mut *self.flash.borrow_mut(), offset, bytes)
+    }
+
+    fn capacity(&self) -> usize {
+        self.flash.borrow().capacity()
+    }
+}
+
+impl<L: FnMut(&SimFlash)> NorFlash for Watched<'_, L> {
+    const WRITE_SIZE: usize = 4;
+    const ERASE_SIZE: usize = 4096;
+
+    fn erase(&mut self, from: u32, to: u32) -> Result<(), FlashError> {
+        self.flash.borrow_mut().erase(from, to)?;
+        (self.look)(&self.flash.borrow());
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), FlashError> {
+        self.flash.borrow_mut().write(offset, bytes)?;
+        (self.look)(&self.flash.borrow());
+        Ok(())
+    }
+}
+
+impl<L: FnMut(&SimFlash)> MultiwriteNorFlash for Watched<'_, L> {}
+
+/// The digest of the image in a slot, if a bootloader would take it for one.
+fn bootable(flash: &SimFlash, slot: u32) -> Option<Sha256> {
+    let mut window = Window {
+        source: flash.clone(),
+        base: slot,
+    };
+    let image = app::check(&mut window, SLOT_BYTES).ok()?;
+    Some(Sha256(image.sha256))
+}
+
+fn named_slots(flash: &SimFlash) -> Vec<u32> {
+    let entries = OTADATA.map(|at| {
+        let bytes = flash.bytes(at..at + ENTRY_BYTES as u32).unwrap();
+        Entry::parse(&bytes.try_into().unwrap())
+    });
+    let usable = entries.into_iter().filter(Entry::usable);
+    usable
+        .map(|entry| SLOTS[(entry.seq as usize - 1) % 2])
+        .collect()
+}
+
+/// An install into the slot that does not run, with whatever is in it before.
+fn install_watched(bench: Bench, artifact: &Artifact, running: usize, body: &[u8]) -> u32 {
+    let target = SLOTS[1 - running];
+    let before = bootable(&bench.flash, target);
+    let flash = RefCell::new(bench.flash);
+    let proving = RefCell::new(false);
+    let mut looks = 0;
+    let watched = Watched {
+        flash: &flash,
+        look: |flash: &SimFlash| {
+            looks += 1;
+            let there = bootable(flash, target);
+            if let Some(there) = there.filter(|there| Some(*there) != before) {
+                assert!(*proving.borrow(), "bootable before the proof");
+                assert_eq!(there, artifact.sha256, "only the ordered image");
+            }
+            for slot in named_slots(flash) {
+                assert!(
+                    bootable(flash, slot).is_some(),
+                    "otadata names what would not boot"
+                );
+            }
+        },
+    };
+    let info = common::boot_info(SLOTS[running], ResetReason::PowerOn);
+    let Ok(Started::Run(mut updater)) = Updater::start(watched, info) else {
+        panic!("it runs");
+    };
+    let server = ScriptedServer::new(9, Ask::Install(artifact.clone()));
+    let next = exchange_with(&mut updater, &server);
+    assert!(matches!(next, Next::Download(_)), "{next:?}");
+    body.chunks(1_111)
+        .for_each(|part| updater.receive(part).unwrap());
+    *proving.borrow_mut() = true;
+    if let Ok(verified) = updater.prove() {
+        let _ = verified.activate().unwrap();
+    }
+    drop(updater);
+    looks
+}
+
+#[test]
+fn an_image_is_bootable_only_after_its_proof() {
+    let artifact = firmware("3.0.0", Behaviour::Works);
+    let looks = install_watched(bench(false), &artifact, 0, artifact.bytes())
+        + install_watched(updated(true), &artifact, 1, artifact.bytes());
+    println!("looked after {looks} flash operations");
+}
+
+#[test]
+fn other_bytes_are_never_bootable() {
+    let artifact = firmware("3.0.0", Behaviour::Works);
+    let other = firmware("4.0.0", Behaviour::Works);
+    install_watched(updated(false), &artifact, 1, other.bytes());
+    let mut flipped = artifact.bytes().to_vec();
+    flipped[77_777] ^= 4;
+    install_watched(updated(true), &artifact, 1, &flipped);
+}
+
+#[test]
+fn the_updater_is_small() {
+    let bytes = size_of::<Updater<&mut SimFlash>>();
+    println!("size of Updater: {bytes} bytes, a page of 256 included");
+    // With both messages of 1 KiB each and a receive buffer of the caller's: under 8 KiB.
+    assert!(bytes <= 2048, "{bytes}");
+    assert!(bytes + 2 * fota_device::CHECK_IN_BYTES_MAX + 2048 <= 8 * 1024);
+}
