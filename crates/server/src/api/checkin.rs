@@ -1,0 +1,227 @@
+//! `POST /d/v1/check-in`: CBOR in, CBOR out; see `docs/protocol.md`.
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use fota_proto::{
+    DeviceId, FailureCode,
+    checkin::{self, Action, Answer, CheckIn, Held, Install, Rollback, Running},
+    limits::{CHECK_IN_BYTES_MAX, PROJECT_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX},
+};
+
+use super::{
+    extract::{require_type, whole_body},
+    problem::Refusal,
+};
+use crate::{
+    AppState,
+    domain::{
+        model::{Outcome, Progress, Protocol, Release, Report, Slot},
+        step::{Decision, Order},
+    },
+    service,
+};
+
+const CBOR: &str = "application/cbor";
+
+/// A device says what is; the answer is the order that stands.
+#[utoipa::path(post, path = "/d/v1/check-in", tag = "device", security(()),
+    request_body(content = Vec<u8>, content_type = "application/cbor", description = "CheckIn, at most 1,024 bytes"),
+    responses((status = 200, content_type = "application/cbor", body = Vec<u8>, description = "Answer"),
+        (status = 400, body = fota_proto::manager::Problem)))]
+pub async fn check_in(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    require_type(&parts.headers, CBOR)?;
+    let body = whole_body(body, CHECK_IN_BYTES_MAX as u64).await?;
+    let message: CheckIn = parse(&body)?;
+    let report = report(&message)?;
+    let decision = service::checkin::check_in(&state, &report).await?;
+    answer(&state, &message, &decision).await
+}
+
+fn parse(body: &[u8]) -> Result<CheckIn<'_>, Refusal> {
+    let mut decoder = minicbor::Decoder::new(body);
+    let message: CheckIn = decoder.decode().map_err(|error| {
+        let detail = format!("body is no check-in of protocol 1: {error}");
+        Refusal::new(StatusCode::BAD_REQUEST, "check_in_invalid", detail).of("body")
+    })?;
+    if decoder.position() != body.len() {
+        let rest = body.len() - decoder.position();
+        let detail = format!("{rest} bytes follow the check-in");
+        return Err(Refusal::field("body", detail));
+    }
+    if message.protocol != checkin::VERSION {
+        let detail = format!(
+            "protocol is {}; this server speaks {}",
+            message.protocol,
+            checkin::VERSION
+        );
+        return Err(Refusal::field("protocol", detail));
+    }
+    Ok(message)
+}
+
+/// The check-in with every text and number checked.
+fn report(message: &CheckIn) -> Result<Report, Refusal> {
+    let device: DeviceId = message
+        .device
+        .parse()
+        .map_err(|error| Refusal::field("device", format!("device: {error}")))?;
+    text("version", message.version, VERSION_BYTES_MAX)?;
+    text("project", message.project, PROJECT_BYTES_MAX)?;
+    Ok(Report {
+        device,
+        protocol: Protocol::Native,
+        chip: Some(message.chip),
+        chip_revision: message.chip_revision,
+        elf: Some(message.running_elf),
+        version: Some(message.version.to_owned()),
+        project: Some(message.project.to_owned()),
+        confirmed: Some(message.confirmed == Running::Confirmed),
+        slot: Some(message.slot),
+        slots: message.slots.iter().map(slot).collect::<Result<_, _>>()?,
+        rollback_slot: message.rollback_slot,
+        progress: message.progress.map(|progress| Progress {
+            order: progress.order,
+            phase: progress.phase,
+            bytes: progress.bytes,
+        }),
+        outcome: message.outcome.as_ref().map(outcome).transpose()?,
+        reset: Some(message.reset),
+    })
+}
+
+/// A text of the protocol: short, and nothing that could change a terminal or a log line.
+fn text(field: &str, text: &str, max: usize) -> Result<(), Refusal> {
+    if text.len() > max {
+        let detail = format!("{field} has {} bytes; at most {max} are taken", text.len());
+        return Err(Refusal::field(field, detail));
+    }
+    if text.chars().any(char::is_control) {
+        let detail = format!("{field} has a control character");
+        return Err(Refusal::field(field, detail));
+    }
+    Ok(())
+}
+
+fn slot(slot: &checkin::SlotReport) -> Result<Slot, Refusal> {
+    if let Some(version) = slot.version {
+        text("slots.version", version, VERSION_BYTES_MAX)?;
+    }
+    Ok(Slot {
+        slot: slot.slot,
+        bytes: slot.bytes,
+        state: slot.state,
+        elf: slot.elf,
+        version: slot.version.map(str::to_owned),
+    })
+}
+
+fn outcome(outcome: &checkin::Outcome) -> Result<Outcome, Refusal> {
+    let detail = outcome.detail.unwrap_or("");
+    text("outcome.detail", detail, REASON_BYTES_MAX)?;
+    Ok(Outcome {
+        order: outcome.order,
+        end: outcome.end,
+        code: FailureCode::from_number(outcome.code),
+        reset: outcome.reset,
+        detail: detail.to_owned(),
+    })
+}
+
+async fn answer(
+    state: &AppState,
+    message: &CheckIn<'_>,
+    decision: &Decision,
+) -> Result<Response, Refusal> {
+    // What an order borrows from: the release of an install.
+    let release = match &decision.order {
+        Some(Order::Install { release, .. }) => {
+            let mut tx = state.store.read().await?;
+            state
+                .fleet
+                .plan(&mut tx)
+                .await?
+                .releases
+                .get(release)
+                .cloned()
+        }
+        _ => None,
+    };
+    let order = match (&decision.order, &release) {
+        (
+            Some(Order::Install {
+                id,
+                trial_deadline_s,
+                ..
+            }),
+            Some(release),
+        ) => install(state, release, &message.held, *trial_deadline_s)
+            .await?
+            .map(|install| checkin::Order {
+                id: *id,
+                action: Action::Install(install),
+            }),
+        (Some(Order::Install { .. }), None) | (None, _) => None,
+        (Some(Order::Rollback { id, order }), _) => order.leave_elf.map(|leave| checkin::Order {
+            id: *id,
+            action: Action::Rollback(Rollback {
+                leave,
+                reason: &order.reason,
+            }),
+        }),
+        (Some(Order::Cancel { id }), _) => Some(checkin::Order {
+            id: *id,
+            action: Action::Cancel,
+        }),
+    };
+    encode(&Answer {
+        protocol: checkin::VERSION,
+        nonce: message.nonce,
+        retry_after_s: decision.retry_after_s,
+        acknowledged: decision.acknowledged,
+        order,
+    })
+}
+
+/// None for a release that is no image: it is never offered to a device of this protocol.
+async fn install<'r>(
+    state: &AppState,
+    release: &'r Release,
+    held: &[Held],
+    trial_deadline_s: u32,
+) -> Result<Option<Install<'r>>, Refusal> {
+    let (Some(elf), Ok(bytes)) = (release.elf, u32::try_from(release.bytes)) else {
+        return Ok(None);
+    };
+    Ok(Some(Install {
+        image: release.sha256,
+        bytes,
+        head: release.head,
+        elf,
+        version: &release.version,
+        resume_from: service::download::longest_held(state, release.sha256, held).await?,
+        trial_deadline_s,
+    }))
+}
+
+fn encode(answer: &Answer) -> Result<Response, Refusal> {
+    let mut buffer = [0; CHECK_IN_BYTES_MAX];
+    let bytes = checkin::encode(answer, &mut buffer).ok_or_else(|| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Refusal::new(
+            status,
+            "bug",
+            "the answer is longer than the protocol allows: please report it",
+        )
+    })?;
+    let body = Body::from(bytes.to_vec());
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(CBOR))];
+    Ok((kind, body).into_response())
+}

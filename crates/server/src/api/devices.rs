@@ -1,0 +1,171 @@
+use axum::{Json, extract::State};
+use fota_proto::manager::{Device, Event, Page, Problem};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{
+    extract::{Json as JsonBody, Query, Segment},
+    page::{PageQuery, after, limit, page},
+    problem::Refusal,
+};
+use crate::{
+    AppState,
+    domain::model::NewEvent,
+    service::{
+        commit,
+        rollouts::{device_id, find_release},
+        view,
+    },
+    store::{DeviceFilter, EventFilter},
+};
+
+/// Which devices to list.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeviceQuery {
+    /// Only members of this group.
+    pub group: Option<String>,
+    /// Only devices whose newest attempt is in this state, e.g. `failed` or `failed:no_space`.
+    pub state: Option<String>,
+    /// `next` of the page before.
+    pub after: Option<String>,
+    /// Rows, 1 to 1,000; 100 if absent.
+    pub limit: Option<u32>,
+}
+
+/// Devices by id.
+#[utoipa::path(get, path = "/api/v1/devices", tag = "devices", params(DeviceQuery),
+    responses((status = 200, body = Page<Device>), (status = 400, body = Problem)))]
+pub async fn list(
+    State(state): State<AppState>,
+    Query(query): Query<DeviceQuery>,
+) -> Result<Json<Page<Device>>, Refusal> {
+    let limit = limit(query.limit)?;
+    if let Some(group) = &query.group {
+        device_id("group", group)?;
+    }
+    if let Some(word) = &query.state {
+        check_state(word)?;
+    }
+    if let Some(after) = &query.after {
+        device_id("after", after)?;
+    }
+    state.fleet.flush(&state.store).await?;
+    let filter = DeviceFilter {
+        group: query.group,
+        state: query.state,
+        after: query.after.unwrap_or_default(),
+        limit,
+    };
+    let mut tx = state.store.read().await?;
+    let plan = state.fleet.plan(&mut tx).await?;
+    let mut items = Vec::new();
+    for device in tx.devices(&filter).await? {
+        items.push(view::device(&state, &mut tx, &plan, &device).await?);
+    }
+    Ok(Json(page(items, limit, |device: &Device| {
+        device.id.clone()
+    })))
+}
+
+/// A state, or the word before its colon.
+fn check_state(text: &str) -> Result<(), Refusal> {
+    let is_kind = matches!(text, "failed" | "rolled_back" | "skipped");
+    if is_kind || text.parse::<fota_proto::AttemptState>().is_ok() {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(40).collect();
+    let detail = format!(
+        "state is {shown:?}: give a state of an attempt such as downloading, failed, or \
+         failed:no_space"
+    );
+    Err(Refusal::field("state", detail))
+}
+
+/// One device.
+#[utoipa::path(get, path = "/api/v1/devices/{id}", tag = "devices",
+    params(("id" = String, Path, description = "Device id")),
+    responses((status = 200, body = Device), (status = 404, body = Problem)))]
+pub async fn show(
+    State(state): State<AppState>,
+    Segment(id): Segment,
+) -> Result<Json<Device>, Refusal> {
+    let id = device_id("id", &id)?;
+    state.fleet.flush(&state.store).await?;
+    read(&state, id.as_str()).await.map(Json)
+}
+
+async fn read(state: &AppState, id: &str) -> Result<Device, Refusal> {
+    let mut tx = state.store.read().await?;
+    let found = tx.device(id).await?;
+    let device = found.ok_or_else(|| Refusal::not_found(format!("device {id:?}")).of("id"))?;
+    let plan = state.fleet.plan(&mut tx).await?;
+    Ok(view::device(state, &mut tx, &plan, &device).await?)
+}
+
+/// The history of a device, oldest first.
+#[utoipa::path(get, path = "/api/v1/devices/{id}/events", tag = "devices",
+    params(("id" = String, Path, description = "Device id"), PageQuery),
+    responses((status = 200, body = Page<Event>), (status = 404, body = Problem)))]
+pub async fn events(
+    State(state): State<AppState>,
+    Segment(id): Segment,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<Event>>, Refusal> {
+    let id = device_id("id", &id)?;
+    let limit = limit(query.limit)?;
+    let filter = EventFilter {
+        device: Some(id.to_string()),
+        rollout: None,
+        after: after(query.after.as_deref())?.unwrap_or(0),
+        limit,
+    };
+    let mut tx = state.store.read().await?;
+    if tx.device(id.as_str()).await?.is_none() {
+        return Err(Refusal::not_found(format!("device {id}")).of("id"));
+    }
+    let items = tx.events(&filter).await?;
+    Ok(Json(page(items, limit, |event: &Event| {
+        event.id.to_string()
+    })))
+}
+
+/// Body of the unblock call.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Unblock {
+    /// Release: its id, or its version where only one release has it.
+    pub release: String,
+}
+
+/// Lets a release be offered to a device again on which it was rolled back.
+#[utoipa::path(post, path = "/api/v1/devices/{id}/unblock", tag = "devices",
+    params(("id" = String, Path, description = "Device id")), request_body = Unblock,
+    responses((status = 200, body = Device), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn unblock(
+    State(state): State<AppState>,
+    Segment(id): Segment,
+    JsonBody(body): JsonBody<Unblock>,
+) -> Result<Json<Device>, Refusal> {
+    let id = device_id("id", &id)?;
+    let mut tx = state.store.write().await?;
+    if tx.device(id.as_str()).await?.is_none() {
+        return Err(Refusal::not_found(format!("device {id}")).of("id"));
+    }
+    let release = find_release(&mut tx, &body.release).await?;
+    if !tx.unblock(id.as_str(), release.id).await? {
+        let detail = format!("release {} is not blocked on {id}", release.version);
+        return Err(Refusal::conflict("not_blocked", detail).of("release"));
+    }
+    let event = NewEvent {
+        kind: "device.unblocked".to_owned(),
+        device: Some(id.to_string()),
+        release: Some(release.id),
+        actor: "operator",
+        text: format!("{} may be offered again", release.version),
+        ..NewEvent::default()
+    };
+    commit(&state, tx, &[event], true).await?;
+    read(&state, id.as_str()).await.map(Json)
+}

@@ -1,0 +1,213 @@
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
+
+use axum::{
+    Json,
+    extract::State,
+    http::HeaderMap,
+    response::sse::{self, KeepAlive, Sse},
+};
+use fota_proto::manager::{Event, Page, Problem};
+use futures_util::{Stream, stream};
+use serde::Deserialize;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::{
+    extract::Query,
+    page::{after, limit, page},
+    problem::Refusal,
+};
+use crate::{
+    AppState,
+    hub::News,
+    service::rollouts::device_id,
+    store::{EventFilter, StoreError},
+};
+
+/// Stored events sent before the stream looks for newer ones.
+const BATCH: i64 = 500;
+/// How often a stream looks for events of other nodes, and says that it is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Which events to list.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventQuery {
+    /// Only of this device.
+    pub device: Option<String>,
+    /// Only of this rollout: 42 or r-42.
+    pub rollout: Option<String>,
+    /// `next` of the page before, or any event id.
+    pub after: Option<String>,
+    /// Rows, 1 to 1,000; 100 if absent.
+    pub limit: Option<u32>,
+}
+
+/// History, oldest first.
+#[utoipa::path(get, path = "/api/v1/events", tag = "events", params(EventQuery),
+    responses((status = 200, body = Page<Event>), (status = 400, body = Problem)))]
+pub async fn list(
+    State(state): State<AppState>,
+    Query(query): Query<EventQuery>,
+) -> Result<Json<Page<Event>>, Refusal> {
+    let limit = limit(query.limit)?;
+    let device = query.device.as_deref();
+    let filter = EventFilter {
+        device: device
+            .map(|id| device_id("device", id).map(|id| id.to_string()))
+            .transpose()?,
+        rollout: rollout(query.rollout.as_deref())?,
+        after: after(query.after.as_deref())?.unwrap_or(0),
+        limit,
+    };
+    let items = state.store.read().await?.events(&filter).await?;
+    Ok(Json(page(items, limit, |event: &Event| {
+        event.id.to_string()
+    })))
+}
+
+fn rollout(text: Option<&str>) -> Result<Option<i64>, Refusal> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let number = text.strip_prefix("r-").unwrap_or(text).parse();
+    let shown: String = text.chars().take(40).collect();
+    number.map(Some).map_err(|_| {
+        let detail = format!("rollout is {shown:?}: give a rollout such as r-42");
+        Refusal::field("rollout", detail)
+    })
+}
+
+/// Which events to stream.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct StreamQuery {
+    /// Only of this rollout: 42 or r-42.
+    pub rollout: Option<String>,
+    /// Begin after this event id; `Last-Event-ID` goes before it.
+    pub after: Option<String>,
+}
+
+/// Events as they happen: `id`, `event` and `data` lines. A stream that is opened again with
+/// `Last-Event-ID` misses no stored event; progress is streamed only, without an id.
+#[utoipa::path(get, path = "/api/v1/events/stream", tag = "events",
+    params(StreamQuery, ("Last-Event-ID" = Option<i64>, Header, description = "Go on after this event")),
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = 400, body = Problem)))]
+pub async fn stream(
+    State(state): State<AppState>,
+    Query(query): Query<StreamQuery>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+    let rollout = rollout(query.rollout.as_deref())?;
+    // Listening begins before the history is read, so that nothing falls between.
+    let news = state.hub.listen();
+    let last = match headers.get("last-event-id") {
+        Some(value) => last_event_id(value.to_str().unwrap_or("?"))?,
+        None => match after(query.after.as_deref())? {
+            Some(after) => after,
+            None => state.store.read().await?.last_event_id().await?,
+        },
+    };
+    let listener = Listener {
+        state,
+        news,
+        rollout,
+        last,
+        ready: VecDeque::new(),
+    };
+    let events = stream::unfold(listener, |mut listener| async {
+        let event = listener.next().await?;
+        Some((Ok(event), listener))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+fn last_event_id(text: &str) -> Result<i64, Refusal> {
+    let number = text.parse().ok().filter(|id: &i64| *id >= 0);
+    let shown: String = text.chars().take(40).collect();
+    number.ok_or_else(|| {
+        let detail = format!("Last-Event-ID is {shown:?}: give the id of an event");
+        Refusal::field("last-event-id", detail)
+    })
+}
+
+/// One open stream.
+struct Listener {
+    state: AppState,
+    news: broadcast::Receiver<News>,
+    rollout: Option<i64>,
+    /// The last stored event that was sent or left out.
+    last: i64,
+    ready: VecDeque<Event>,
+}
+
+impl Listener {
+    /// The next event to send; none when the server ends or the database fails, so that the
+    /// listener opens the stream again.
+    async fn next(&mut self) -> Option<sse::Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(frame(&event));
+            }
+            if let Err(error) = self.read_history().await {
+                tracing::error!(%error, "an event stream ends");
+                return None;
+            }
+            if self.ready.is_empty() {
+                self.wait().await?;
+            }
+        }
+    }
+
+    async fn read_history(&mut self) -> Result<(), StoreError> {
+        let filter = EventFilter {
+            device: None,
+            rollout: self.rollout,
+            after: self.last,
+            limit: BATCH,
+        };
+        let events = self.state.store.read().await?.events(&filter).await?;
+        if let Some(event) = events.last() {
+            self.last = event.id;
+        }
+        self.ready.extend(events);
+        Ok(())
+    }
+
+    /// Waits until something may have happened; none when the server ends.
+    async fn wait(&mut self) -> Option<()> {
+        let mut closing = self.state.closing.clone();
+        loop {
+            let news = tokio::select! {
+                _ = closing.wait_for(|end| *end) => return None,
+                news = tokio::time::timeout(LOOK_INTERVAL, self.news.recv()) => news,
+            };
+            match news {
+                // Time to look for what other nodes wrote.
+                Err(_) => return Some(()),
+                Ok(Ok(News::Stored)) | Ok(Err(RecvError::Lagged(_))) => return Some(()),
+                Ok(Ok(News::Progress(event))) if self.wants(&event) => {
+                    self.ready.push_back(*event);
+                    return Some(());
+                }
+                Ok(Ok(News::Progress(_))) => {}
+                Ok(Err(RecvError::Closed)) => return None,
+            }
+        }
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        self.rollout.is_none() || event.rollout == self.rollout
+    }
+}
+
+fn frame(event: &Event) -> sse::Event {
+    let json = serde_json::to_string(event).unwrap_or_else(|_| "{}".to_owned());
+    let frame = sse::Event::default().event(&event.kind).data(json);
+    if event.id == 0 {
+        return frame;
+    }
+    frame.id(event.id.to_string())
+}

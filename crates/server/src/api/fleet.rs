@@ -1,0 +1,51 @@
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State};
+use fota_proto::manager::{FleetSummary, Presence, ServerInfo, VersionCount};
+
+use super::problem::Refusal;
+use crate::{AppState, domain::presence::presence};
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// What this server is and how it was started.
+#[utoipa::path(get, path = "/api/v1/server", tag = "fleet", responses((status = 200, body = ServerInfo)))]
+pub async fn server(State(state): State<AppState>) -> Json<ServerInfo> {
+    Json(ServerInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        database: state.store.engine().to_owned(),
+        legacy_open: state.config.legacy_open,
+        lab: state.config.lab,
+        poll_s: state.config.poll_s,
+    })
+}
+
+/// The fleet in one screen.
+#[utoipa::path(get, path = "/api/v1/fleet/summary", tag = "fleet",
+    responses((status = 200, body = FleetSummary)))]
+pub async fn summary(State(state): State<AppState>) -> Result<Json<FleetSummary>, Refusal> {
+    let now = state.now_ms();
+    let mut tx = state.store.read().await?;
+    let mut summary = FleetSummary::default();
+    let mut versions: BTreeMap<String, u64> = BTreeMap::new();
+    for (id, stored, version) in tx.sightings().await? {
+        let last_seen = state.fleet.last_seen(&id).unwrap_or(stored);
+        summary.total += 1;
+        *match presence(last_seen, now, state.config.poll_s) {
+            Presence::Online => &mut summary.online,
+            Presence::Late => &mut summary.late,
+            Presence::Offline => &mut summary.offline,
+        } += 1;
+        let version = version.unwrap_or_else(|| "unknown".to_owned());
+        *versions.entry(version).or_default() += 1;
+    }
+    (summary.updating, summary.failed_24h) = tx.fleet_attempts(now - DAY_MS).await?;
+    let versions = versions.into_iter();
+    summary.versions = versions
+        .map(|(version, devices)| VersionCount { version, devices })
+        .collect();
+    summary
+        .versions
+        .sort_by_key(|count| std::cmp::Reverse(count.devices));
+    Ok(Json(summary))
+}

@@ -1,0 +1,159 @@
+use axum::{Json, extract::State, http::StatusCode};
+use fota_proto::{
+    limits::TARGETS_MAX,
+    manager::{Group, GroupDevices, GroupRequest, Page, Problem},
+};
+
+use super::{
+    extract::{Json as JsonBody, Query, Segment, Segments},
+    page::{PageQuery, limit, page},
+    problem::Refusal,
+};
+use crate::{
+    AppState,
+    domain::model::NewEvent,
+    service::{commit, rollouts::device_id, view},
+};
+
+/// Groups by name.
+#[utoipa::path(get, path = "/api/v1/groups", tag = "groups", params(PageQuery),
+    responses((status = 200, body = Page<Group>)))]
+pub async fn list(
+    State(state): State<AppState>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<Group>>, Refusal> {
+    let limit = limit(query.limit)?;
+    let after = query.after.unwrap_or_default();
+    let groups = view::groups(&mut state.store.read().await?).await?;
+    let behind = groups.into_iter().filter(|group| group.name > after);
+    let items = behind.take(limit as usize).collect();
+    Ok(Json(page(items, limit, |group: &Group| group.name.clone())))
+}
+
+/// Makes an empty group.
+#[utoipa::path(post, path = "/api/v1/groups", tag = "groups", request_body = GroupRequest,
+    responses((status = 201, body = Group), (status = 409, body = Problem)))]
+pub async fn create(
+    State(state): State<AppState>,
+    JsonBody(body): JsonBody<GroupRequest>,
+) -> Result<(StatusCode, Json<Group>), Refusal> {
+    let name = device_id("name", &body.name)?;
+    let mut tx = state.store.write().await?;
+    if !tx.insert_group(name.as_str(), state.now_ms()).await? {
+        let detail = format!("group {name} exists already: add devices to it");
+        return Err(Refusal::conflict("group_exists", detail).of("name"));
+    }
+    commit(
+        &state,
+        tx,
+        &[event("group.created", name.to_string())],
+        true,
+    )
+    .await?;
+    let group = Group {
+        name: name.to_string(),
+        devices: Vec::new(),
+    };
+    Ok((StatusCode::CREATED, Json(group)))
+}
+
+/// Adds devices; they need not have been seen yet.
+#[utoipa::path(post, path = "/api/v1/groups/{name}/devices", tag = "groups",
+    params(("name" = String, Path, description = "Group")), request_body = GroupDevices,
+    responses((status = 200, body = Group), (status = 404, body = Problem)))]
+pub async fn add_devices(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    JsonBody(body): JsonBody<GroupDevices>,
+) -> Result<Json<Group>, Refusal> {
+    let name = device_id("name", &name)?;
+    if body.add.len() > TARGETS_MAX {
+        let detail = format!(
+            "add names {} devices; at most {TARGETS_MAX} are taken at once",
+            body.add.len()
+        );
+        return Err(Refusal::field("add", detail));
+    }
+    let devices: Result<Vec<_>, _> = body.add.iter().map(|id| device_id("add", id)).collect();
+    let devices = devices?;
+    let mut tx = state.store.write().await?;
+    require(tx.group_exists(name.as_str()).await?, name.as_str())?;
+    for device in &devices {
+        tx.add_to_group(name.as_str(), device.as_str()).await?;
+    }
+    let text = format!("{name}: {} devices added", devices.len());
+    let members = tx.group_members(name.as_str()).await?;
+    commit(&state, tx, &[event("group.changed", text)], true).await?;
+    Ok(Json(Group {
+        name: name.to_string(),
+        devices: members,
+    }))
+}
+
+/// Removes a group; its devices stay. Refused while a rollout is aimed at it.
+#[utoipa::path(delete, path = "/api/v1/groups/{name}", tag = "groups",
+    params(("name" = String, Path, description = "Group")),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn remove(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+) -> Result<StatusCode, Refusal> {
+    let name = device_id("name", &name)?;
+    let mut tx = state.store.write().await?;
+    let rollouts = tx.standing_rollouts().await?;
+    let aimed = rollouts
+        .iter()
+        .find(|rollout| rollout.target.groups.contains(name.as_str()));
+    if let Some(rollout) = aimed {
+        let detail = format!(
+            "rollout r-{} is aimed at group {name}: abort it first",
+            rollout.id
+        );
+        return Err(Refusal::conflict("group_in_use", detail).of("name"));
+    }
+    require(tx.delete_group(name.as_str()).await?, name.as_str())?;
+    commit(
+        &state,
+        tx,
+        &[event("group.removed", name.to_string())],
+        true,
+    )
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes a device out of a group.
+#[utoipa::path(delete, path = "/api/v1/groups/{name}/devices/{id}", tag = "groups",
+    params(("name" = String, Path, description = "Group"), ("id" = String, Path, description = "Device")),
+    responses((status = 204), (status = 404, body = Problem)))]
+pub async fn remove_device(
+    State(state): State<AppState>,
+    Segments(name, device): Segments,
+) -> Result<StatusCode, Refusal> {
+    let name = device_id("name", &name)?;
+    let device = device_id("id", &device)?;
+    let mut tx = state.store.write().await?;
+    require(tx.group_exists(name.as_str()).await?, name.as_str())?;
+    if !tx.remove_from_group(name.as_str(), device.as_str()).await? {
+        return Err(Refusal::not_found(format!("device {device} in group {name}")).of("id"));
+    }
+    let text = format!("{name}: {device} removed");
+    commit(&state, tx, &[event("group.changed", text)], true).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn require(exists: bool, name: &str) -> Result<(), Refusal> {
+    if exists {
+        return Ok(());
+    }
+    Err(Refusal::not_found(format!("group {name:?}")).of("name"))
+}
+
+fn event(kind: &str, text: String) -> NewEvent {
+    NewEvent {
+        kind: kind.to_owned(),
+        actor: "operator",
+        text,
+        ..NewEvent::default()
+    }
+}

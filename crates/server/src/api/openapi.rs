@@ -1,0 +1,47 @@
+//! The description of the API, made from the handlers themselves.
+
+use axum::Json;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+
+use super::{
+    blobs, checkin, devices, events, fleet, groups, health, releases, rollbacks, rollouts,
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "fota", description = "Firmware over the air for ESP32-class devices"),
+    paths(
+        health::healthz, health::readyz, document,
+        checkin::check_in, blobs::download,
+        fleet::server, fleet::summary,
+        releases::upload, releases::list, releases::show, releases::image, releases::yank,
+        devices::list, devices::show, devices::events, devices::unblock,
+        groups::list, groups::create, groups::remove, groups::add_devices, groups::remove_device,
+        rollouts::preview, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
+        rollouts::resume, rollouts::abort, rollouts::retry,
+        rollbacks::request, events::list, events::stream,
+    ),
+    modifiers(&Token),
+    security(("token" = []))
+)]
+struct Api;
+
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// This document.
+#[utoipa::path(get, path = "/api/openapi.json", tag = "health", security(()),
+    responses((status = 200, content_type = "application/json", body = String)))]
+pub async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Api::openapi())
+}

@@ -1,0 +1,11 @@
+//! Decisions: pure functions of stored facts, a device's report and `now`.
+//!
+//! Nothing here reads a clock, a random number, the network or the database, so the same inputs
+//! give the same answer whoever asks. Main path: [`step::step`] folds one report into what is
+//! stored and says which order stands.
+
+pub mod attempt;
+pub mod model;
+pub mod presence;
+pub mod rollout;
+pub mod step;

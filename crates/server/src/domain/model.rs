@@ -1,0 +1,414 @@
+//! The nouns as the server stores them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+
+use fota_proto::{
+    AttemptState, DeviceId, FailureCode, Sha256,
+    checkin::{End, Phase, ResetReason, SlotState},
+    limits::HEAD_BYTES,
+};
+
+/// The language a device speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// `POST /d/v1/check-in`.
+    Native,
+    /// The seed's API: no digest of what runs, only a version text.
+    Seed,
+}
+
+/// A release as stored; never changed but for `yanked`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    pub id: i64,
+    pub version: String,
+    pub project: String,
+    /// ESP chip id; none for a file that is no image (`lab`).
+    pub chip: Option<u16>,
+    pub bytes: u64,
+    pub sha256: Sha256,
+    /// The first bytes, which a device writes last.
+    pub head: [u8; HEAD_BYTES],
+    pub elf: Option<Sha256>,
+    pub idf_version: Option<String>,
+    pub secure_version: u32,
+    pub chip_revision_min: u16,
+    pub chip_revision_max: Option<u16>,
+    pub notes: String,
+    pub lab: bool,
+    pub yanked: bool,
+    /// Chunk size that an upload through the seed's API named.
+    pub seed_chunk_bytes: Option<u32>,
+    pub uploaded_at: i64,
+}
+
+/// A device as last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub id: String,
+    pub protocol: Protocol,
+    pub chip: Option<u16>,
+    pub chip_revision: Option<u16>,
+    pub project: Option<String>,
+    pub version: Option<String>,
+    pub elf: Option<Sha256>,
+    pub confirmed: Option<bool>,
+    pub slot: Option<u8>,
+    pub slots: Vec<Slot>,
+    pub rollback_slot: Option<u8>,
+    pub reset: Option<ResetReason>,
+    pub warning: Option<String>,
+    pub first_seen: i64,
+    pub last_seen: i64,
+}
+
+impl Device {
+    /// Whether a rollback order has something to boot; nobody knows for a seed device, so it may
+    /// be asked.
+    pub fn rollback_available(&self) -> bool {
+        self.rollback_slot.is_some() || self.protocol == Protocol::Seed
+    }
+
+    /// Version in the slot that a rollback order would boot.
+    pub fn rollback_version(&self) -> Option<&str> {
+        let slot = self.rollback_slot?;
+        let found = self.slots.iter().find(|held| held.slot == slot)?;
+        found.version.as_deref()
+    }
+
+    /// What the device runs.
+    pub fn running(&self) -> Running<'_> {
+        Running {
+            elf: self.elf,
+            version: self.version.as_deref(),
+        }
+    }
+}
+
+/// One application slot of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub slot: u8,
+    pub bytes: u32,
+    pub state: SlotState,
+    pub elf: Option<Sha256>,
+    pub version: Option<String>,
+}
+
+/// What one check-in says, whatever protocol it came by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub device: DeviceId,
+    pub protocol: Protocol,
+    pub chip: Option<u16>,
+    pub chip_revision: Option<u16>,
+    /// Digest of the image that runs; none from a device that cannot tell.
+    pub elf: Option<Sha256>,
+    pub version: Option<String>,
+    pub project: Option<String>,
+    pub confirmed: Option<bool>,
+    pub slot: Option<u8>,
+    pub slots: Vec<Slot>,
+    pub rollback_slot: Option<u8>,
+    pub progress: Option<Progress>,
+    pub outcome: Option<Outcome>,
+    pub reset: Option<ResetReason>,
+}
+
+impl Report {
+    /// What the device runs.
+    pub fn running(&self) -> Running<'_> {
+        Running {
+            elf: self.elf,
+            version: self.version.as_deref(),
+        }
+    }
+
+    /// Whether the new image runs unconfirmed.
+    pub fn on_trial(&self) -> bool {
+        self.confirmed == Some(false)
+    }
+}
+
+/// Identity of a running image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running<'a> {
+    pub elf: Option<Sha256>,
+    pub version: Option<&'a str>,
+}
+
+impl Running<'_> {
+    /// Whether this is the release. The digest decides where there is one; a device of the seed's
+    /// API has only its version text.
+    pub fn is(&self, release: &Release) -> bool {
+        match self.elf {
+            Some(elf) => release.elf == Some(elf),
+            None => self.version == Some(release.version.as_str()),
+        }
+    }
+
+    /// Whether this is the image that a rollback order is to leave.
+    pub fn is_left_by(&self, order: &RollbackOrder) -> bool {
+        match order.leave_elf {
+            Some(leave) => self.elf == Some(leave),
+            None => self.version == order.leave_version.as_deref(),
+        }
+    }
+}
+
+/// What a device is doing about its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub order: u64,
+    pub phase: Phase,
+    pub bytes: u32,
+}
+
+/// How an order ended on the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub order: u64,
+    pub end: End,
+    pub code: FailureCode,
+    pub reset: Option<ResetReason>,
+    pub detail: String,
+}
+
+/// The target "every device that speaks the seed's API".
+pub const SEED_DEVICES: &str = "seed:all";
+
+/// What a rollout is aimed at.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Target {
+    pub all: bool,
+    /// Every device that speaks the seed's API, now or later: what an upload there is meant for.
+    pub seed: bool,
+    pub groups: BTreeSet<String>,
+    pub devices: BTreeSet<String>,
+}
+
+impl Target {
+    pub fn includes(&self, device: &str, protocol: Protocol, groups: &[String]) -> bool {
+        self.all
+            || (self.seed && protocol == Protocol::Seed)
+            || self.devices.contains(device)
+            || groups.iter().any(|group| self.groups.contains(group))
+    }
+}
+
+/// A text of a request that names no target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetError(pub String);
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(text) = self;
+        write!(
+            f,
+            "{text:?} is no target: give `all`, `seed:all`, `group:NAME`, or a device id \
+             (1 to 64 of A-Z a-z 0-9 . _ : -)"
+        )
+    }
+}
+
+impl Target {
+    /// Reads the targets of a request: `all`, `seed:all`, `group:NAME`, or device ids.
+    pub fn parse(texts: &[String]) -> Result<Self, TargetError> {
+        let mut target = Self::default();
+        for text in texts {
+            let bad = || TargetError(text.chars().take(80).collect());
+            if text == "all" {
+                target.all = true;
+            } else if text == SEED_DEVICES {
+                target.seed = true;
+            } else if let Some(group) = text.strip_prefix("group:") {
+                let name = DeviceId::from_str(group).map_err(|_| bad())?;
+                target.groups.insert(name.to_string());
+            } else {
+                let id = DeviceId::from_str(text).map_err(|_| bad())?;
+                target.devices.insert(id.to_string());
+            }
+        }
+        Ok(target)
+    }
+
+    /// The targets as in a request, sorted.
+    pub fn to_texts(&self) -> Vec<String> {
+        let all = self.all.then(|| "all".to_owned());
+        let seed = self.seed.then(|| SEED_DEVICES.to_owned());
+        let groups = self.groups.iter().map(|name| format!("group:{name}"));
+        all.into_iter()
+            .chain(seed)
+            .chain(groups)
+            .chain(self.devices.iter().cloned())
+            .collect()
+    }
+}
+
+/// Whether a rollout offers, as stored; `complete` follows from the counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It offers its release.
+    Active,
+    /// It starts no new attempts.
+    Paused,
+    /// An operator ended it.
+    Aborted,
+    /// A newer rollout of the same product to the same targets took its place.
+    Superseded,
+}
+
+/// A rollout as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rollout {
+    pub id: i64,
+    pub release: i64,
+    pub target: Target,
+    pub standing: Standing,
+    /// Paused because it breached its failure limit: attempts that have not begun to install
+    /// are held back too.
+    pub held: bool,
+    pub reason: Option<String>,
+    pub failures_max: Option<u32>,
+    pub rollback_on_failure: bool,
+    pub trial_deadline_s: u32,
+    pub allow_product_change: bool,
+    pub idempotency_key: Option<String>,
+    pub created_at: i64,
+}
+
+/// One device in one rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    pub id: i64,
+    pub rollout: i64,
+    pub device: String,
+    pub release: i64,
+    /// Whether it is the one that counts: a retry leaves it behind as history.
+    pub current: bool,
+    pub from_version: Option<String>,
+    pub from_elf: Option<Sha256>,
+    pub state: AttemptState,
+    /// What the device or the server added to the state.
+    pub detail: Option<String>,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    pub bytes_sent: u64,
+    pub requests: u64,
+    /// How often the device came as far as switching its boot slot.
+    pub installs: u32,
+    /// Whether it was seen on its old image since, without a word why.
+    pub back: bool,
+    pub created_at: i64,
+    pub updated_at: i64,
+}
+
+impl Attempt {
+    /// The number of its order on the wire.
+    pub fn order(&self) -> u64 {
+        install_order(self.id)
+    }
+}
+
+/// Where a rollback order stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RollbackState {
+    Standing,
+    Done,
+    Refused,
+}
+
+/// An order for one device to leave an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollbackOrder {
+    pub id: i64,
+    pub device: String,
+    pub leave_elf: Option<Sha256>,
+    pub leave_version: Option<String>,
+    /// The release that is left, where it is one of ours.
+    pub release: Option<i64>,
+    pub reason: String,
+    pub state: RollbackState,
+    pub code: Option<FailureCode>,
+    pub requested_at: i64,
+    pub ended_at: Option<i64>,
+}
+
+impl RollbackOrder {
+    /// Its number on the wire.
+    pub fn order(&self) -> u64 {
+        rollback_order(self.id)
+    }
+}
+
+/// Numbers of install orders are even, of rollback orders odd, so that one number is one order.
+pub fn install_order(attempt: i64) -> u64 {
+    attempt.unsigned_abs() << 1
+}
+
+fn rollback_order(id: i64) -> u64 {
+    (id.unsigned_abs() << 1) | 1
+}
+
+/// What a number on the wire stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderId {
+    Install(i64),
+    Rollback(i64),
+}
+
+impl OrderId {
+    pub fn of(number: u64) -> Self {
+        // At most 63 bits remain, so the conversion holds.
+        let id = i64::try_from(number >> 1).unwrap_or(i64::MAX);
+        if number & 1 == 0 {
+            Self::Install(id)
+        } else {
+            Self::Rollback(id)
+        }
+    }
+}
+
+/// A line of history about to be written.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct NewEvent {
+    pub kind: String,
+    pub device: Option<String>,
+    pub rollout: Option<i64>,
+    pub release: Option<i64>,
+    pub actor: &'static str,
+    pub text: String,
+    pub state: Option<AttemptState>,
+}
+
+/// What all check-ins share: the releases, and the rollouts that may offer.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Changes whenever any of this changes.
+    pub generation: i64,
+    pub releases: BTreeMap<i64, Release>,
+    /// Active and paused rollouts, newest first.
+    pub rollouts: Vec<Rollout>,
+}
+
+impl Plan {
+    pub fn rollout(&self, id: i64) -> Option<&Rollout> {
+        self.rollouts.iter().find(|rollout| rollout.id == id)
+    }
+
+    /// The release that carries this ELF digest.
+    pub fn by_elf(&self, elf: Sha256) -> Option<&Release> {
+        let mut releases = self.releases.values();
+        releases.find(|release| release.elf == Some(elf))
+    }
+
+    /// The release that the device runs.
+    pub fn running(&self, running: Running<'_>) -> Option<&Release> {
+        let mut newest_first = self.releases.values().rev();
+        newest_first.find(|release| running.is(release))
+    }
+}

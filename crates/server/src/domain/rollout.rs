@@ -1,0 +1,137 @@
+//! Counting a rollout, and what its counts mean.
+
+use fota_proto::{
+    AttemptState,
+    manager::{Counts, RolloutState},
+};
+
+use super::model::{Rollout, Standing};
+
+/// The devices that a rollout names, and what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Devices it names, seen or not.
+    pub named: u64,
+    /// Of these, how many were ever seen.
+    pub seen: u64,
+    /// Current attempts by state.
+    pub attempts: Vec<(AttemptState, u64)>,
+}
+
+impl Tally {
+    fn attempted(&self) -> u64 {
+        self.attempts.iter().map(|(_, devices)| devices).sum()
+    }
+
+    /// Whether an attempt has not ended.
+    fn is_under_way(&self) -> bool {
+        self.attempts
+            .iter()
+            .any(|(state, devices)| !state.is_end() && *devices > 0)
+    }
+}
+
+/// Devices by state. Those without an attempt wait, unless the rollout will never offer again.
+pub fn counts(standing: Standing, tally: &Tally) -> Counts {
+    let mut counts = Counts::default();
+    for (state, devices) in &tally.attempts {
+        *place(&mut counts, *state) += devices;
+    }
+    let rest = tally.named.saturating_sub(tally.attempted());
+    match standing {
+        Standing::Active | Standing::Paused => counts.waiting += rest,
+        Standing::Aborted | Standing::Superseded => counts.ended += rest,
+    }
+    counts
+}
+
+fn place(counts: &mut Counts, state: AttemptState) -> &mut u64 {
+    match state {
+        AttemptState::Waiting => &mut counts.waiting,
+        AttemptState::Offered
+        | AttemptState::Downloading
+        | AttemptState::Downloaded
+        | AttemptState::Installing => &mut counts.updating,
+        AttemptState::Trial => &mut counts.trial,
+        AttemptState::Succeeded => &mut counts.succeeded,
+        AttemptState::Failed(_) => &mut counts.failed,
+        AttemptState::RolledBack(_) => &mut counts.rolled_back,
+        AttemptState::Skipped(_) => &mut counts.skipped,
+        AttemptState::TimedOut | AttemptState::Aborted | AttemptState::Superseded => {
+            &mut counts.ended
+        }
+    }
+}
+
+/// The state to show. `complete` is not stored: a rollout to `all` or to a group goes on covering
+/// devices that are seen later.
+pub fn state(rollout: &Rollout, tally: &Tally) -> RolloutState {
+    let attempted = tally.attempted();
+    let all_ended = !tally.is_under_way() && attempted > 0;
+    match rollout.standing {
+        Standing::Aborted => RolloutState::Aborted,
+        Standing::Superseded if tally.is_under_way() => RolloutState::Active,
+        Standing::Superseded => RolloutState::Complete,
+        Standing::Active if all_ended && attempted >= tally.seen => RolloutState::Complete,
+        Standing::Active => RolloutState::Active,
+        Standing::Paused => RolloutState::Paused,
+    }
+}
+
+/// Whether so many failures pause the rollout.
+pub fn is_breached(rollout: &Rollout, failures: u64) -> bool {
+    let limit = rollout.failures_max.map(u64::from);
+    limit.is_some_and(|limit| failures >= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::model::Target;
+
+    fn rollout(standing: Standing) -> Rollout {
+        Rollout {
+            id: 1,
+            release: 1,
+            target: Target::default(),
+            standing,
+            held: false,
+            reason: None,
+            failures_max: Some(2),
+            rollback_on_failure: false,
+            trial_deadline_s: 300,
+            allow_product_change: false,
+            idempotency_key: None,
+            created_at: 0,
+        }
+    }
+
+    #[test]
+    fn a_rollout_is_complete_when_every_device_that_was_seen_has_ended() {
+        let mut tally = Tally {
+            named: 3,
+            seen: 2,
+            attempts: vec![(AttemptState::Succeeded, 1)],
+        };
+        let active = rollout(Standing::Active);
+        assert_eq!(state(&active, &tally), RolloutState::Active);
+        tally.attempts.push((AttemptState::Trial, 1));
+        assert_eq!(state(&active, &tally), RolloutState::Active);
+        tally.attempts[1].0 = AttemptState::Succeeded;
+        assert_eq!(state(&active, &tally), RolloutState::Complete);
+        assert_eq!(counts(Standing::Active, &tally).waiting, 1);
+        assert_eq!(counts(Standing::Aborted, &tally).waiting, 0);
+    }
+
+    #[test]
+    fn a_failure_limit_of_two_is_breached_by_the_second() {
+        let limited = rollout(Standing::Active);
+        assert!(!is_breached(&limited, 1));
+        assert!(is_breached(&limited, 2));
+        let unlimited = Rollout {
+            failures_max: None,
+            ..limited
+        };
+        assert!(!is_breached(&unlimited, 1_000_000));
+    }
+}

@@ -1,0 +1,39 @@
+//! What the server does, whatever protocol asked for it. `api/` and `compat/` translate to and
+//! from these.
+
+pub mod checkin;
+pub mod download;
+pub mod releases;
+pub mod rollbacks;
+pub mod rollouts;
+pub mod view;
+
+use crate::{
+    AppState,
+    domain::model::NewEvent,
+    hub::News,
+    store::{StoreError, Tx},
+};
+
+/// Ends a write: everybody who should know hears of it, but not before it is stored.
+pub(crate) async fn commit(
+    state: &AppState,
+    mut tx: Tx,
+    events: &[NewEvent],
+    changes_plan: bool,
+) -> Result<i64, StoreError> {
+    let now = state.now_ms();
+    for event in events {
+        tx.append_event(event, now).await?;
+    }
+    if changes_plan {
+        tx.bump_generation().await?;
+    }
+    let generation = tx.generation().await?;
+    tx.commit().await?;
+    state.fleet.learn_generation(generation);
+    if !events.is_empty() {
+        state.hub.tell(News::Stored);
+    }
+    Ok(generation)
+}

@@ -1,0 +1,266 @@
+//! Taking in firmware: everything that the chip would refuse is refused here.
+
+use axum::http::StatusCode;
+use bytes::Bytes;
+use fota_image::{
+    Grouped,
+    app::{Image, check_bytes},
+};
+use fota_proto::{
+    Sha256,
+    limits::{HEAD_BYTES, IMAGE_BYTES_MAX, NOTES_BYTES_MAX, VERSION_BYTES_MAX},
+    manager::ReleaseUpload,
+};
+
+use super::commit;
+use crate::{
+    AppState,
+    api::problem::Refusal,
+    blobs,
+    domain::{
+        model::{NewEvent, Release},
+        step::chip_name,
+    },
+    store::Tx,
+};
+
+/// A file that somebody uploads.
+pub struct Upload {
+    pub bytes: Bytes,
+    pub wanted: ReleaseUpload,
+    /// Chunk size that the uploader named through the seed's API.
+    pub seed_chunk_bytes: Option<u32>,
+    /// Take the file although it is no image: `--lab`.
+    pub lab: bool,
+}
+
+/// Checks and stores an image; false where the same bytes are there already. When this returns,
+/// the release survives a power cut.
+pub async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, bool), Refusal> {
+    let bytes = upload.bytes.clone();
+    let now = state.now_ms();
+    let checking = tokio::task::spawn_blocking(move || judge(&upload, now));
+    let judged = checking.await;
+    let new = judged.map_err(|_| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Refusal::new(
+            status,
+            "bug",
+            "the check of the image ended early: please report it",
+        )
+    })??;
+    if let Some(same) = find_same(&mut state.store.read().await?, &new).await? {
+        return Ok((same, false));
+    }
+    // The bytes first: a row without its bytes could be offered.
+    state.blobs.put(new.sha256, bytes).await?;
+    let mut tx = state.store.write().await?;
+    if let Some(same) = find_same(&mut tx, &new).await? {
+        return Ok((same, false));
+    }
+    let release = tx.insert_release(&new).await?;
+    let size = Grouped(release.bytes);
+    let event = NewEvent {
+        kind: "release.uploaded".to_owned(),
+        release: Some(release.id),
+        actor: "operator",
+        text: format!("{} {}: {size} bytes", release.project, release.version),
+        ..NewEvent::default()
+    };
+    commit(state, tx, &[event], true).await?;
+    Ok((release, true))
+}
+
+/// The release that holds the same bytes; refuses bytes that contradict a release.
+async fn find_same(tx: &mut Tx, new: &Release) -> Result<Option<Release>, Refusal> {
+    if let Some(same) = tx.release_by_sha(new.sha256).await? {
+        return Ok(Some(same));
+    }
+    for other in tx.releases_by_version(&new.version).await? {
+        if other.project == new.project && other.chip == new.chip {
+            let chip = other.chip.map_or("any chip".to_owned(), chip_name);
+            let detail = format!(
+                "release {} is version {} of {:?} for {chip} already, with other bytes \
+                 (SHA-256 {}…): a version never changes, build this one under a new version",
+                other.id,
+                other.version,
+                other.project,
+                other.sha256.short()
+            );
+            return Err(Refusal::conflict("version_exists", detail).of("version"));
+        }
+    }
+    let Some(elf) = new.elf else {
+        return Ok(None);
+    };
+    if let Some(other) = tx.release_by_elf(elf).await? {
+        let detail = format!(
+            "release {} ({}) was made from the same ELF file, so a device could not tell which \
+             of the two it runs: build it again",
+            other.id, other.version
+        );
+        return Err(Refusal::conflict("elf_exists", detail).of("body"));
+    }
+    Ok(None)
+}
+
+fn judge(upload: &Upload, now: i64) -> Result<Release, Refusal> {
+    check_texts(&upload.wanted)?;
+    let bytes = upload.bytes.len() as u64;
+    if bytes > IMAGE_BYTES_MAX {
+        let (bytes, max) = (Grouped(bytes), Grouped(IMAGE_BYTES_MAX));
+        let detail = format!("image is {bytes} bytes; at most {max} can be mapped by the chip");
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).of("body"));
+    }
+    let refused = match check_bytes(&upload.bytes) {
+        Ok(image) => match from_image(upload, &image, now) {
+            Ok(release) => return Ok(release),
+            Err(refusal) => refusal,
+        },
+        Err(error) => image_invalid(error.to_string()),
+    };
+    if !upload.lab || refused.code() != "image_invalid" {
+        return Err(refused);
+    }
+    tracing::warn!(
+        why = refused.detail(),
+        "--lab: taking in a file that no chip would boot"
+    );
+    from_lab(upload, now)
+}
+
+fn image_invalid(detail: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "image_invalid", detail).of("body")
+}
+
+fn check_texts(wanted: &ReleaseUpload) -> Result<(), Refusal> {
+    if let Some(version) = &wanted.version {
+        let plain = !version.chars().any(char::is_control);
+        if version.trim().is_empty() || version.len() > VERSION_BYTES_MAX || !plain {
+            let detail = format!(
+                "version has {} bytes: give 1 to {VERSION_BYTES_MAX} without control characters",
+                version.len()
+            );
+            return Err(Refusal::field("version", detail));
+        }
+    }
+    let notes_bytes = wanted.notes.as_ref().map_or(0, String::len);
+    if notes_bytes > NOTES_BYTES_MAX {
+        let detail = format!("notes have {notes_bytes} bytes; at most {NOTES_BYTES_MAX} are taken");
+        return Err(Refusal::field("notes", detail));
+    }
+    Ok(())
+}
+
+fn from_image(upload: &Upload, image: &Image, now: i64) -> Result<Release, Refusal> {
+    let desc = image.desc.as_ref().ok_or_else(|| {
+        image_invalid(
+            "image has no app description, so nobody could tell whether a device runs it: \
+             build it with ESP-IDF 3.3 or newer",
+        )
+    })?;
+    if desc.app_elf_sha256 == [0; 32] {
+        return Err(image_invalid(
+            "image does not name its ELF file (app_elf_sha256 is zero), so nobody could tell \
+             whether a device runs it: make it with esptool's --elf-sha256-offset 0xb0",
+        ));
+    }
+    let said = desc.version.as_str();
+    let version = match &upload.wanted.version {
+        Some(wanted) if wanted == said || upload.wanted.allow_version_mismatch => wanted,
+        Some(wanted) => {
+            let detail = format!(
+                "the image says version {said:?}, not {wanted:?}: upload the right file, or \
+                 allow the mismatch"
+            );
+            return Err(Refusal::conflict("version_mismatch", detail).of("version"));
+        }
+        None if said.is_empty() => {
+            return Err(image_invalid("image names no version: build it with one"));
+        }
+        None => said,
+    };
+    let max = image.header.max_rev_full;
+    Ok(Release {
+        project: desc.project_name.as_str().to_owned(),
+        chip: Some(image.header.chip_id),
+        elf: Some(Sha256(desc.app_elf_sha256)),
+        idf_version: Some(desc.idf_ver.as_str().to_owned()).filter(|text| !text.is_empty()),
+        secure_version: desc.secure_version,
+        chip_revision_min: image.header.min_rev_full,
+        chip_revision_max: (!matches!(max, 0 | u16::MAX)).then_some(max),
+        ..bare(upload, version, now)
+    })
+}
+
+/// A file that is no image: only devices of the seed's API are offered it.
+fn from_lab(upload: &Upload, now: i64) -> Result<Release, Refusal> {
+    let version = upload.wanted.version.as_deref().ok_or_else(|| {
+        let detail = "version is missing: a file that is no image says none itself";
+        Refusal::field("version", detail)
+    })?;
+    Ok(Release {
+        lab: true,
+        ..bare(upload, version, now)
+    })
+}
+
+fn bare(upload: &Upload, version: &str, now: i64) -> Release {
+    let mut head = [0; HEAD_BYTES];
+    let front = upload.bytes.len().min(HEAD_BYTES);
+    head[..front].copy_from_slice(&upload.bytes[..front]);
+    Release {
+        id: 0,
+        version: version.to_owned(),
+        project: String::new(),
+        chip: None,
+        bytes: upload.bytes.len() as u64,
+        sha256: blobs::digest(&upload.bytes),
+        head,
+        elf: None,
+        idf_version: None,
+        secure_version: 0,
+        chip_revision_min: 0,
+        chip_revision_max: None,
+        notes: upload.wanted.notes.clone().unwrap_or_default(),
+        lab: false,
+        yanked: false,
+        seed_chunk_bytes: upload.seed_chunk_bytes,
+        uploaded_at: now,
+    }
+}
+
+/// Withdraws a release: it is never offered again. Devices that run it go on.
+pub async fn yank(state: &AppState, id: i64, reason: &str) -> Result<Release, Refusal> {
+    if reason.len() > NOTES_BYTES_MAX {
+        let detail = format!(
+            "reason has {} bytes; at most {NOTES_BYTES_MAX} are taken",
+            reason.len()
+        );
+        return Err(Refusal::field("reason", detail));
+    }
+    let mut tx = state.store.write().await?;
+    let found = tx.release(id).await?;
+    let release = found.ok_or_else(|| Refusal::not_found(format!("release {id}")))?;
+    if release.yanked {
+        return Ok(release);
+    }
+    tx.yank_release(id).await?;
+    let reason = if reason.is_empty() {
+        "no reason given"
+    } else {
+        reason
+    };
+    let event = NewEvent {
+        kind: "release.yanked".to_owned(),
+        release: Some(id),
+        actor: "operator",
+        text: format!("{}: {reason}", release.version),
+        ..NewEvent::default()
+    };
+    commit(state, tx, &[event], true).await?;
+    Ok(Release {
+        yanked: true,
+        ..release
+    })
+}

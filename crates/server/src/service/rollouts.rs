@@ -1,0 +1,439 @@
+//! Starting, ending and watching rollouts.
+
+use std::collections::BTreeSet;
+
+use axum::http::StatusCode;
+use fota_proto::{
+    AttemptState, DeviceId,
+    limits::{NOTES_BYTES_MAX, TARGETS_MAX},
+    manager::{Excluded, Presence, Preview, RolloutRequest},
+};
+
+use super::{commit, rollbacks};
+use crate::{
+    AppState,
+    api::problem::Refusal,
+    domain::{
+        attempt::is_failure,
+        model::{Attempt, NewEvent, Plan, Release, Rollout, Standing, Target},
+        presence::presence,
+        rollout::is_breached,
+        step::{TRIAL_DEADLINE_S, fits},
+    },
+    store::{StoreError, Tx},
+};
+
+/// Longest time a new image may have to confirm itself: a day.
+const TRIAL_DEADLINE_S_MAX: u32 = 86_400;
+/// Longest idempotency key: a UUID with room to spare.
+const KEY_BYTES_MAX: usize = 128;
+/// Devices listed by name in a preview; the count is exact whatever their number.
+const EXCLUDED_MAX: usize = 1000;
+
+/// A release as a request names it: its id, or its version where only one release has it.
+/// `id:7` is always the id: a version may be a plain number too.
+pub async fn find_release(tx: &mut Tx, name: &str) -> Result<Release, Refusal> {
+    if let Some(id) = name.strip_prefix("id:") {
+        let found = match id.parse() {
+            Ok(id) => tx.release(id).await?,
+            Err(_) => None,
+        };
+        let shown: String = id.chars().take(80).collect();
+        return found.ok_or_else(|| Refusal::not_found(format!("release {shown}")).of("release"));
+    }
+    let named = tx.releases_by_version(name).await?;
+    let all: Vec<&Release> = named.iter().collect();
+    let offered: Vec<&Release> = named.iter().filter(|release| !release.yanked).collect();
+    match (&offered[..], &all[..]) {
+        ([one], _) | ([], [one]) => return Ok((*one).clone()),
+        ([], []) => {}
+        _ => {
+            let ids: Vec<String> = named.iter().map(|release| release.id.to_string()).collect();
+            let detail = format!(
+                "version {name} names {} releases: give the id, one of {}",
+                ids.len(),
+                ids.join(", ")
+            );
+            return Err(Refusal::conflict("release_ambiguous", detail).of("release"));
+        }
+    }
+    let by_id = match name.parse() {
+        Ok(id) => tx.release(id).await?,
+        Err(_) => None,
+    };
+    let shown: String = name.chars().take(80).collect();
+    by_id.ok_or_else(|| Refusal::not_found(format!("release {shown:?}")).of("release"))
+}
+
+/// Reads targets and checks that they name something.
+pub async fn find_target(tx: &mut Tx, texts: &[String]) -> Result<Target, Refusal> {
+    if texts.is_empty() {
+        let detail = "to is empty: give `all`, `group:NAME`, or device ids";
+        return Err(Refusal::field("to", detail));
+    }
+    if texts.len() > TARGETS_MAX {
+        let detail = format!(
+            "to names {} targets; at most {TARGETS_MAX} are taken: put them into a group",
+            texts.len()
+        );
+        return Err(Refusal::field("to", detail));
+    }
+    let target = Target::parse(texts).map_err(|error| Refusal::field("to", error.to_string()))?;
+    for group in &target.groups {
+        if !tx.group_exists(group).await? {
+            return Err(Refusal::not_found(format!("group {group:?}")).of("to"));
+        }
+    }
+    Ok(target)
+}
+
+/// A checked request.
+struct Checked {
+    release: Release,
+    target: Target,
+}
+
+async fn check(tx: &mut Tx, request: &RolloutRequest) -> Result<Checked, Refusal> {
+    let deadline = request.trial_deadline_s.unwrap_or(TRIAL_DEADLINE_S);
+    if !(1..=TRIAL_DEADLINE_S_MAX).contains(&deadline) {
+        let detail = format!("trial_deadline_s is {deadline}: give 1 to {TRIAL_DEADLINE_S_MAX}");
+        return Err(Refusal::field("trial_deadline_s", detail));
+    }
+    if request.failures_max == Some(0) {
+        let detail = "failures_max is 0: give the number of failures that pauses it, at least 1";
+        return Err(Refusal::field("failures_max", detail));
+    }
+    let key_bytes = request.idempotency_key.as_ref().map_or(1, String::len);
+    if !(1..=KEY_BYTES_MAX).contains(&key_bytes) {
+        let detail = format!("idempotency_key has {key_bytes} bytes: give 1 to {KEY_BYTES_MAX}");
+        return Err(Refusal::field("idempotency_key", detail));
+    }
+    let release = find_release(tx, &request.release).await?;
+    if release.yanked {
+        let detail = format!("release {} was withdrawn: choose another", release.version);
+        return Err(Refusal::conflict("release_yanked", detail).of("release"));
+    }
+    let target = find_target(tx, &request.to).await?;
+    Ok(Checked { release, target })
+}
+
+/// What starting the rollout would do.
+pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Preview, Refusal> {
+    let mut tx = state.store.read().await?;
+    let Checked { release, target } = check(&mut tx, request).await?;
+    let names = tx.named_devices(&target).await?;
+    let now = state.now_ms();
+    let mut preview = Preview {
+        matched: 0,
+        online: 0,
+        excluded: Vec::new(),
+    };
+    for name in names {
+        let Some(device) = tx.device(&name).await? else {
+            // Not seen yet: it will be offered the release when it comes.
+            preview.matched += 1;
+            continue;
+        };
+        let blocked = tx.blocked(&name).await?.contains(&release.id);
+        let reason = match fits(&device, &release, request.allow_product_change) {
+            Err((reason, _)) => Some(reason.to_string()),
+            Ok(()) if device.running().is(&release) => Some("already_installed".to_owned()),
+            Ok(()) if blocked => Some("blocked_release".to_owned()),
+            Ok(()) => None,
+        };
+        if let Some(reason) = reason {
+            if preview.excluded.len() < EXCLUDED_MAX {
+                preview.excluded.push(Excluded {
+                    device: name,
+                    reason,
+                });
+            }
+            continue;
+        }
+        preview.matched += 1;
+        let last_seen = state.fleet.last_seen(&name).unwrap_or(device.last_seen);
+        if presence(last_seen, now, state.config.poll_s) == Presence::Online {
+            preview.online += 1;
+        }
+    }
+    Ok(preview)
+}
+
+/// Starts a rollout; the same idempotency key gives the same rollout.
+pub async fn start(
+    state: &AppState,
+    request: &RolloutRequest,
+    actor: &'static str,
+) -> Result<Rollout, Refusal> {
+    let mut tx = state.store.write().await?;
+    let Checked { release, target } = check(&mut tx, request).await?;
+    let new = Rollout {
+        id: 0,
+        release: release.id,
+        target,
+        standing: Standing::Active,
+        held: false,
+        reason: None,
+        failures_max: request.failures_max,
+        rollback_on_failure: request.rollback_on_failure,
+        trial_deadline_s: request.trial_deadline_s.unwrap_or(TRIAL_DEADLINE_S),
+        allow_product_change: request.allow_product_change,
+        idempotency_key: request.idempotency_key.clone(),
+        created_at: state.now_ms(),
+    };
+    if let Some(key) = &request.idempotency_key
+        && let Some(earlier) = tx.rollout_by_key(key).await?
+    {
+        return same_request(earlier, &new);
+    }
+    let rollout = tx.insert_rollout(&new).await?;
+    let mut events = vec![NewEvent {
+        kind: "rollout.started".to_owned(),
+        rollout: Some(rollout.id),
+        release: Some(release.id),
+        actor,
+        text: format!("{} to {}", release.version, shown(&rollout.target)),
+        ..NewEvent::default()
+    }];
+    events.extend(supersede(&mut tx, &rollout, &release).await?);
+    commit(state, tx, &events, true).await?;
+    Ok(rollout)
+}
+
+fn same_request(earlier: Rollout, new: &Rollout) -> Result<Rollout, Refusal> {
+    if earlier.release == new.release && earlier.target == new.target {
+        return Ok(earlier);
+    }
+    let detail = format!(
+        "this idempotency_key started rollout r-{} with another release or other targets: \
+         use a new key",
+        earlier.id
+    );
+    Err(Refusal::conflict("idempotency_key_reused", detail).of("idempotency_key"))
+}
+
+/// Targets for people: at most a few of them.
+fn shown(target: &Target) -> String {
+    const SHOWN_MAX: usize = 5;
+    let texts = target.to_texts();
+    let mut shown = texts.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>();
+    if texts.len() > SHOWN_MAX {
+        shown.push(format!("{} more", texts.len() - SHOWN_MAX));
+    }
+    shown.join(", ")
+}
+
+/// Older rollouts of the same product to the same targets have nothing left to say.
+async fn supersede(
+    tx: &mut Tx,
+    rollout: &Rollout,
+    release: &Release,
+) -> Result<Vec<NewEvent>, StoreError> {
+    let mut events = Vec::new();
+    for mut older in tx.standing_rollouts().await? {
+        let Some(brought) = tx.release(older.release).await? else {
+            continue;
+        };
+        let same_product = brought.project == release.project && brought.chip == release.chip;
+        if older.id == rollout.id || older.target != rollout.target || !same_product {
+            continue;
+        }
+        older.standing = Standing::Superseded;
+        older.reason = Some(format!("superseded by r-{}", rollout.id));
+        tx.set_rollout_standing(&older).await?;
+        events.push(NewEvent {
+            kind: "rollout.superseded".to_owned(),
+            rollout: Some(older.id),
+            release: Some(older.release),
+            actor: "server",
+            text: format!("superseded by r-{} ({})", rollout.id, release.version),
+            ..NewEvent::default()
+        });
+    }
+    Ok(events)
+}
+
+/// What an operator may do to a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    Pause,
+    Resume,
+    Abort,
+    Retry,
+}
+
+/// Does it; a command that is in force already changes nothing.
+pub async fn command(
+    state: &AppState,
+    id: i64,
+    command: Command,
+    reason: &str,
+) -> Result<Rollout, Refusal> {
+    if reason.len() > NOTES_BYTES_MAX {
+        let detail = format!(
+            "reason has {} bytes; at most {NOTES_BYTES_MAX} are taken",
+            reason.len()
+        );
+        return Err(Refusal::field("reason", detail));
+    }
+    let mut tx = state.store.write().await?;
+    let found = tx.rollout(id).await?;
+    let mut rollout = found.ok_or_else(|| Refusal::not_found(format!("rollout r-{id}")))?;
+    let ended = matches!(rollout.standing, Standing::Aborted | Standing::Superseded);
+    if ended && !(command == Command::Abort && rollout.standing == Standing::Aborted) {
+        let why = rollout.reason.as_deref().unwrap_or("aborted");
+        let detail = format!("rollout r-{id} has ended ({why}): start a new one");
+        return Err(Refusal::conflict("rollout_ended", detail));
+    }
+    let said = (!reason.is_empty()).then(|| reason.to_owned());
+    let (kind, text) = match command {
+        Command::Pause => {
+            rollout.standing = Standing::Paused;
+            rollout.reason = said.or(rollout.reason);
+            ("rollout.paused", rollout.reason.clone())
+        }
+        Command::Resume => {
+            rollout.standing = Standing::Active;
+            rollout.held = false;
+            rollout.reason = None;
+            ("rollout.resumed", said)
+        }
+        Command::Abort => {
+            rollout.standing = Standing::Aborted;
+            rollout.reason = said.or(rollout.reason);
+            tx.abort_attempts(id, state.now_ms()).await?;
+            ("rollout.aborted", rollout.reason.clone())
+        }
+        Command::Retry => {
+            let again = tx.retry_attempts(id).await?;
+            ("rollout.retried", Some(format!("{again} devices again")))
+        }
+    };
+    tx.set_rollout_standing(&rollout).await?;
+    let event = NewEvent {
+        kind: kind.to_owned(),
+        rollout: Some(id),
+        release: Some(rollout.release),
+        actor: "operator",
+        text: text.unwrap_or_else(|| "no reason given".to_owned()),
+        ..NewEvent::default()
+    };
+    commit(state, tx, &[event], true).await?;
+    Ok(rollout)
+}
+
+/// What the ends of attempts mean for their rollouts.
+#[derive(Default)]
+pub struct Reaction {
+    pub events: Vec<NewEvent>,
+    pub changes_plan: bool,
+}
+
+/// Pauses a rollout that breaches its failure limit, and orders devices back where it was asked
+/// to; in the same transaction as the report that told of it.
+pub async fn react(
+    tx: &mut Tx,
+    plan: &Plan,
+    ended: &[&Attempt],
+    now: i64,
+) -> Result<Reaction, StoreError> {
+    let mut reaction = Reaction::default();
+    let rollouts: BTreeSet<i64> = ended.iter().map(|attempt| attempt.rollout).collect();
+    for id in rollouts {
+        let Some(mut rollout) = plan.rollout(id).cloned() else {
+            continue;
+        };
+        let failed = ended
+            .iter()
+            .find(|attempt| attempt.rollout == id && is_failure(attempt.state));
+        if let Some(last) = failed {
+            pause_if_breached(tx, &mut rollout, last, &mut reaction).await?;
+        }
+        if rollout.held && rollout.rollback_on_failure {
+            order_back(tx, plan, &rollout, now, &mut reaction).await?;
+        }
+    }
+    Ok(reaction)
+}
+
+async fn pause_if_breached(
+    tx: &mut Tx,
+    rollout: &mut Rollout,
+    last: &Attempt,
+    reaction: &mut Reaction,
+) -> Result<(), StoreError> {
+    let failures = tx.failures(rollout.id).await?;
+    if rollout.held || !is_breached(rollout, failures) {
+        return Ok(());
+    }
+    let max = rollout.failures_max.unwrap_or(0);
+    let (device, state) = (&last.device, last.state);
+    let reason = format!("{failures} failed, the limit is {max}; the last was {device}: {state}");
+    rollout.standing = Standing::Paused;
+    rollout.held = true;
+    rollout.reason = Some(reason.clone());
+    tx.set_rollout_standing(rollout).await?;
+    reaction.changes_plan = true;
+    reaction.events.push(NewEvent {
+        kind: "rollout.paused".to_owned(),
+        rollout: Some(rollout.id),
+        release: Some(rollout.release),
+        actor: "server",
+        text: reason,
+        ..NewEvent::default()
+    });
+    Ok(())
+}
+
+async fn order_back(
+    tx: &mut Tx,
+    plan: &Plan,
+    rollout: &Rollout,
+    now: i64,
+    reaction: &mut Reaction,
+) -> Result<(), StoreError> {
+    let Some(release) = plan.releases.get(&rollout.release) else {
+        return Ok(());
+    };
+    let reason = format!("rollout r-{} breached its failure limit", rollout.id);
+    for id in tx.devices_updated_by(rollout.id).await? {
+        let Some(device) = tx.device(&id).await? else {
+            continue;
+        };
+        if !device.running().is(release) {
+            continue;
+        }
+        match rollbacks::order_one(tx, plan, &device, &reason, "server", now).await? {
+            Ok(ordered) => reaction.events.extend(ordered.event),
+            Err(why) => reaction.events.push(NewEvent {
+                kind: "rollback.excluded".to_owned(),
+                device: Some(id),
+                rollout: Some(rollout.id),
+                release: Some(release.id),
+                actor: "server",
+                text: format!("cannot go back: {why}"),
+                ..NewEvent::default()
+            }),
+        }
+        reaction.changes_plan = true;
+    }
+    Ok(())
+}
+
+/// A device id in a request.
+pub fn device_id(field: &str, text: &str) -> Result<DeviceId, Refusal> {
+    text.parse()
+        .map_err(|error: fota_proto::ids::DeviceIdError| {
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "field_invalid",
+                format!("{field}: {error}"),
+            )
+            .of(field)
+        })
+}
+
+/// Whether the state is one that a device may still leave by itself.
+pub fn is_under_way(state: AttemptState) -> bool {
+    !state.is_end() && state != AttemptState::Waiting
+}

@@ -1,0 +1,265 @@
+//! Starting and ending the server.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::{
+    AppState, Clock, api,
+    auth::{self, Token},
+    blobs::Blobs,
+    fleet, http,
+    store::{Store, StoreError},
+};
+
+/// Held while a server runs on a data directory.
+const LOCK_FILE: &str = "lock";
+
+/// How the server is started.
+#[derive(Clone)]
+pub struct Config {
+    /// Directory for the database, the artifacts and the operator's token.
+    pub data: PathBuf,
+    /// `postgres://…`; SQLite in `data/fota.db` if absent.
+    pub db: Option<String>,
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Whether the seed's operator paths need no token.
+    pub legacy_open: bool,
+    /// Whether files that are no images are taken.
+    pub lab: bool,
+    /// Key of the seed's chunk MACs.
+    pub legacy_psk: Option<[u8; 32]>,
+    /// Id of devices that speak the seed's API and do not say their own.
+    pub legacy_default_device_id: String,
+    /// Seconds between check-ins that devices are told.
+    pub poll_s: u32,
+    /// The operator's token; made at the first start and kept in `data/operator-token` if absent.
+    pub operator_token: Option<String>,
+}
+
+impl Config {
+    /// The defaults: SQLite, loopback port 8080, a minute between check-ins.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            db: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            legacy_open: false,
+            lab: false,
+            legacy_psk: None,
+            legacy_default_device_id: "EcoWatt001".to_owned(),
+            poll_s: 60,
+            operator_token: None,
+        }
+    }
+}
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("data directory {path}: {error}: create it, or choose another with --data")]
+    Data {
+        /// The directory or the file in it.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Another server runs there.
+    #[error("a server already runs on {path}: stop it, or choose another directory with --data")]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The address is taken or not ours.
+    #[error("cannot listen on {addr}: {error}: choose another with --listen")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The database cannot be used.
+    #[error("database {name}: {error}")]
+    Database {
+        /// The file, or the URL without its password.
+        name: String,
+        /// What is wrong.
+        error: StoreError,
+    },
+    /// A setting makes no sense.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// Why, and what to give.
+        reason: String,
+    },
+}
+
+/// A running server.
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// The operator's token.
+    pub operator_token: String,
+    /// The shared state, for a program that embeds the server.
+    pub state: AppState,
+    end: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    lock: File,
+}
+
+impl Running {
+    /// Ends it: no new requests, those under way end, all is written.
+    pub async fn shutdown(self) {
+        // No receiver left means that all has ended already.
+        let _ = self.end.send(true);
+        for task in self.tasks {
+            drop(task.await);
+        }
+        // What the last requests left.
+        if let Err(error) = self.state.fleet.flush(&self.state.store).await {
+            tracing::error!(%error, "the last sightings and byte counts are lost");
+        }
+        self.state.store.close().await;
+        drop(self.lock);
+    }
+}
+
+/// Starts the server; it answers when this returns.
+pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+    check(&config)?;
+    let lock = lock(&config.data)?;
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.map_err(|error| StartError::Listen {
+        addr: config.listen,
+        error,
+    })?;
+    let addr = listener.local_addr().map_err(|error| StartError::Listen {
+        addr: config.listen,
+        error,
+    })?;
+    let store = open_store(&config).await?;
+    let folder = AppState::blobs_folder(&config.data);
+    let blobs = Blobs::open_folder(&folder).map_err(|error| data_error(&folder, error))?;
+    let operator_token = match &config.operator_token {
+        Some(token) => token.clone(),
+        None => {
+            auth::load_or_make(&config.data).map_err(|error| data_error(&config.data, error))?
+        }
+    };
+    let (end, closing) = watch::channel(false);
+    let token = Token::new(&operator_token);
+    let state = AppState::new(config, clock, store, blobs, token, closing.clone());
+    let generation = async { state.store.read().await?.generation().await }.await;
+    state
+        .fleet
+        .learn_generation(generation.map_err(|error| StartError::Database {
+            name: database_name(&state.config),
+            error,
+        })?);
+    let served = http::serve(listener, api::router(state.clone()), closing);
+    let tasks = vec![
+        tokio::spawn(served),
+        tokio::spawn(fleet::run(state.clone())),
+    ];
+    tracing::info!(%addr, data = %state.config.data.display(), "listening");
+    Ok(Running {
+        addr,
+        operator_token,
+        state,
+        end,
+        tasks,
+        lock,
+    })
+}
+
+fn check(config: &Config) -> Result<(), StartError> {
+    let setting = |setting, reason: &str| {
+        Err(StartError::Setting {
+            setting,
+            reason: reason.to_owned(),
+        })
+    };
+    if config.poll_s == 0 {
+        return setting("poll_s", "is 0: give at least 1 second between check-ins");
+    }
+    if config
+        .operator_token
+        .as_ref()
+        .is_some_and(|token| token.len() < 16)
+    {
+        return setting(
+            "operator token",
+            "is shorter than 16 characters: give a longer one",
+        );
+    }
+    let id = config
+        .legacy_default_device_id
+        .parse::<fota_proto::DeviceId>();
+    if let Err(error) = id {
+        return setting("default device id", &error.to_string());
+    }
+    Ok(())
+}
+
+fn data_error(path: &Path, error: io::Error) -> StartError {
+    StartError::Data {
+        path: path.to_owned(),
+        error,
+    }
+}
+
+/// Makes the directory and takes its lock, which the system gives back however the process ends.
+fn lock(data: &Path) -> Result<File, StartError> {
+    std::fs::create_dir_all(data).map_err(|error| data_error(data, error))?;
+    let path = data.join(LOCK_FILE);
+    let mut options = OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| data_error(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked {
+            path: data.to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(data_error(&path, error)),
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Store, StartError> {
+    let opened = match &config.db {
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            Store::open_postgres(url).await
+        }
+        Some(_) => {
+            return Err(StartError::Setting {
+                setting: "--db",
+                reason: "is no postgres:// URL: leave it out for SQLite in the data directory"
+                    .to_owned(),
+            });
+        }
+        None => Store::open_sqlite(&config.data.join("fota.db")).await,
+    };
+    opened.map_err(|error| StartError::Database {
+        name: database_name(config),
+        error,
+    })
+}
+
+/// The database for people: never its password.
+fn database_name(config: &Config) -> String {
+    match &config.db {
+        None => config.data.join("fota.db").display().to_string(),
+        Some(url) => match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+            _ => url.clone(),
+        },
+    }
+}

@@ -1,0 +1,71 @@
+//! What every request handler shares.
+
+use std::{ops::Deref, path::PathBuf, sync::Arc};
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::{Clock, Config, auth::Token, blobs::Blobs, fleet::Fleet, hub::Hub, store::Store};
+
+/// Uploads read into memory at the same time; each may hold an image of 16 MiB.
+const UPLOADS_MAX: usize = 4;
+
+/// The shared state; cloning it is cheap.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+/// What [`AppState`] points to.
+pub struct Shared {
+    pub config: Config,
+    pub clock: Clock,
+    pub store: Store,
+    pub blobs: Blobs,
+    /// What is kept in memory about devices.
+    pub fleet: Fleet,
+    /// Events on their way to listeners.
+    pub hub: Hub,
+    pub token: Token,
+    /// Turns for uploads.
+    pub uploads: Semaphore,
+    /// Becomes true when the server is to end.
+    pub closing: watch::Receiver<bool>,
+}
+
+impl Deref for AppState {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl AppState {
+    pub(crate) fn new(
+        config: Config,
+        clock: Clock,
+        store: Store,
+        blobs: Blobs,
+        token: Token,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            config,
+            clock,
+            store,
+            blobs,
+            fleet: Fleet::default(),
+            hub: Hub::default(),
+            token,
+            uploads: Semaphore::new(UPLOADS_MAX),
+            closing,
+        }))
+    }
+
+    /// Milliseconds since the Unix epoch, by the server's clock.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Where the blobs of a data directory are.
+    pub(crate) fn blobs_folder(data: &std::path::Path) -> PathBuf {
+        data.join("blobs")
+    }
+}

@@ -1,0 +1,236 @@
+use fota_proto::Sha256;
+
+use super::{
+    StoreError, Tx,
+    db::{Row, values},
+};
+use crate::domain::model::Attempt;
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT attempt.id, attempt.rollout, attempt.device, attempt.release, \
+             attempt.is_current, attempt.from_version, attempt.from_elf, attempt.state, \
+             attempt.detail, attempt.bytes_done, attempt.bytes_total, attempt.bytes_sent, \
+             attempt.requests, attempt.installs, attempt.is_back, attempt.created_at, \
+             attempt.updated_at FROM attempt ",
+            $rest
+        )
+    };
+}
+
+fn attempt(row: &mut Row) -> Result<Attempt, StoreError> {
+    Ok(Attempt {
+        id: row.int()?,
+        rollout: row.int()?,
+        device: row.text()?,
+        release: row.int()?,
+        current: row.flag()?,
+        from_version: row.text_maybe()?,
+        from_elf: row.parsed_maybe()?,
+        state: row.parsed()?,
+        detail: row.text_maybe()?,
+        bytes_done: row.number()?,
+        bytes_total: row.number()?,
+        bytes_sent: row.number()?,
+        requests: row.number()?,
+        installs: row.number()?,
+        back: row.flag()?,
+        created_at: row.int()?,
+        updated_at: row.int()?,
+    })
+}
+
+impl Tx {
+    /// The id that the next new attempt gets.
+    pub async fn next_attempt_id(&mut self) -> Result<i64, StoreError> {
+        let next = self
+            .one("SELECT COALESCE(MAX(id), 0) + 1 FROM attempt", [], |row| {
+                row.int()
+            })
+            .await?;
+        Ok(next.unwrap_or(1))
+    }
+
+    pub async fn insert_attempt(&mut self, new: &Attempt) -> Result<(), StoreError> {
+        self.run(
+            "INSERT INTO attempt (id, rollout, device, release, is_current, is_live, from_version, \
+             from_elf, state, detail, bytes_done, bytes_total, bytes_sent, requests, installs, \
+             is_back, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+             $18)",
+            values![
+                new.id,
+                new.rollout,
+                &new.device,
+                new.release,
+                new.current,
+                !new.state.is_end(),
+                new.from_version.clone(),
+                new.from_elf,
+                new.state,
+                new.detail.clone(),
+                new.bytes_done,
+                new.bytes_total,
+                new.bytes_sent,
+                new.requests,
+                new.installs,
+                new.back,
+                new.created_at,
+                new.updated_at,
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Moves an attempt on. One that has ended is never changed: its history stands.
+    pub async fn update_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE attempt SET state = $1, is_live = $2, detail = $3, bytes_done = $4, \
+             installs = $5, is_back = $6, updated_at = $7 WHERE id = $8 AND is_live = 1",
+            values![
+                attempt.state,
+                !attempt.state.is_end(),
+                attempt.detail.clone(),
+                attempt.bytes_done,
+                attempt.installs,
+                attempt.back,
+                attempt.updated_at,
+                attempt.id,
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    pub async fn attempt(&mut self, id: i64) -> Result<Option<Attempt>, StoreError> {
+        self.one(select!("WHERE id = $1"), values![id], attempt)
+            .await
+    }
+
+    /// The device's current attempts in rollouts that may offer, and those that have not ended.
+    pub async fn standing_attempts(&mut self, device: &str) -> Result<Vec<Attempt>, StoreError> {
+        let sql = select!(
+            "JOIN rollout ON rollout.id = attempt.rollout WHERE attempt.device = $1 \
+             AND (attempt.is_live = 1 \
+             OR (attempt.is_current = 1 AND rollout.state IN ('active', 'paused'))) \
+             ORDER BY attempt.id DESC"
+        );
+        self.all(sql, values![device], attempt).await
+    }
+
+    /// The device's newest attempt that says something: not one that was left out or taken over
+    /// at once, unless there is no other.
+    pub async fn newest_attempt(&mut self, device: &str) -> Result<Option<Attempt>, StoreError> {
+        let sql = select!(
+            "WHERE device = $1 AND is_current = 1 \
+             ORDER BY CASE WHEN state = 'superseded' OR state LIKE 'skipped:%' THEN 1 ELSE 0 END, \
+             id DESC LIMIT 1"
+        );
+        self.one(sql, values![device], attempt).await
+    }
+
+    /// The current attempts of a rollout, those that went wrong first.
+    pub async fn rollout_attempts(
+        &mut self,
+        rollout: i64,
+        limit: i64,
+    ) -> Result<Vec<Attempt>, StoreError> {
+        let sql = select!(
+            "WHERE rollout = $1 AND is_current = 1 \
+             ORDER BY CASE WHEN state LIKE 'failed:%' OR state LIKE 'rolled_back:%' \
+             OR state = 'timed_out' THEN 0 WHEN is_live = 1 THEN 1 ELSE 2 END, device LIMIT $2"
+        );
+        self.all(sql, values![rollout, limit], attempt).await
+    }
+
+    /// Ends the attempts of an aborted rollout that have not begun to install.
+    pub async fn abort_attempts(&mut self, rollout: i64, now: i64) -> Result<u64, StoreError> {
+        self.run(
+            "UPDATE attempt SET state = 'aborted', is_live = 0, updated_at = $1 \
+             WHERE rollout = $2 AND is_live = 1 \
+             AND state IN ('waiting', 'offered', 'downloading', 'downloaded')",
+            values![now, rollout],
+        )
+        .await
+    }
+
+    /// Leaves the failed attempts of a rollout behind as history, so that their devices are
+    /// offered the release again; not where it is blocked on the device. Gives their number.
+    pub async fn retry_attempts(&mut self, rollout: i64) -> Result<u64, StoreError> {
+        self.run(
+            "UPDATE attempt SET is_current = 0 WHERE rollout = $1 AND is_current = 1 \
+             AND (state LIKE 'failed:%' OR state LIKE 'rolled_back:%' OR state = 'timed_out' \
+             OR state = 'skipped:blocked_release') \
+             AND NOT EXISTS (SELECT 1 FROM block WHERE block.device = attempt.device \
+             AND block.release = attempt.release)",
+            values![rollout],
+        )
+        .await
+    }
+
+    /// Adds to what was sent to a device for its newest attempt at the release with this image.
+    pub async fn add_sent(
+        &mut self,
+        device: &str,
+        image: Sha256,
+        bytes: u64,
+        requests: u64,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE attempt SET bytes_sent = bytes_sent + $1, requests = requests + $2 \
+             WHERE id = (SELECT MAX(sent.id) FROM attempt AS sent \
+             JOIN release ON release.id = sent.release \
+             WHERE sent.device = $3 AND release.sha256 = $4)",
+            values![bytes, requests, device, image],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Failures and boot or health rollbacks among the current attempts of a rollout.
+    pub async fn failures(&mut self, rollout: i64) -> Result<u64, StoreError> {
+        let found = self
+            .one(
+                "SELECT COUNT(*) FROM attempt WHERE rollout = $1 AND is_current = 1 \
+                 AND (state LIKE 'failed:%' OR state IN ('rolled_back:boot', 'rolled_back:health', \
+                 'timed_out'))",
+                values![rollout],
+                |row| row.number(),
+            )
+            .await?;
+        Ok(found.unwrap_or(0))
+    }
+
+    /// Attempts under way, and those that went wrong since `since`: for the summary.
+    pub async fn fleet_attempts(&mut self, since: i64) -> Result<(u64, u64), StoreError> {
+        let under_way = self
+            .one(
+                "SELECT COUNT(*) FROM attempt WHERE is_live = 1 AND state <> 'waiting'",
+                [],
+                |row| row.number(),
+            )
+            .await?;
+        let failed = self
+            .one(
+                "SELECT COUNT(*) FROM attempt WHERE updated_at >= $1 AND (state LIKE 'failed:%' \
+                 OR state LIKE 'rolled_back:%' OR state = 'timed_out')",
+                values![since],
+                |row| row.number(),
+            )
+            .await?;
+        Ok((under_way.unwrap_or(0), failed.unwrap_or(0)))
+    }
+
+    /// Devices whose attempt in this rollout brought the release or has it on trial.
+    pub async fn devices_updated_by(&mut self, rollout: i64) -> Result<Vec<String>, StoreError> {
+        self.all(
+            "SELECT device FROM attempt WHERE rollout = $1 AND is_current = 1 \
+             AND state IN ('succeeded', 'trial') ORDER BY device",
+            values![rollout],
+            |row| row.text(),
+        )
+        .await
+    }
+}

@@ -1,0 +1,227 @@
+use fota_proto::{
+    Sha256,
+    checkin::{ResetReason, SlotState},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    StoreError, Tx,
+    db::{Row, values},
+};
+use crate::domain::model::{Device, Protocol, Slot};
+
+/// Which devices a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceFilter {
+    /// Only members of this group.
+    pub group: Option<String>,
+    /// Only devices whose newest attempt is in this state, or in one of its kind (`failed`).
+    pub state: Option<String>,
+    /// Only ids after this one.
+    pub after: String,
+    pub limit: i64,
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, \
+             slot, slots, rollback_slot, reset, warning, first_seen, last_seen FROM device ",
+            $rest
+        )
+    };
+}
+
+fn device(row: &mut Row) -> Result<Device, StoreError> {
+    Ok(Device {
+        id: row.text()?,
+        protocol: protocol(&row.text()?)?,
+        chip: row.number_maybe()?,
+        chip_revision: row.number_maybe()?,
+        project: row.text_maybe()?,
+        version: row.text_maybe()?,
+        elf: row.parsed_maybe()?,
+        confirmed: row.int_maybe()?.map(|flag| flag != 0),
+        slot: row.number_maybe()?,
+        slots: slots(&row.text()?)?,
+        rollback_slot: row.number_maybe()?,
+        reset: row.text_maybe()?.as_deref().map(reset).transpose()?,
+        warning: row.text_maybe()?,
+        first_seen: row.int()?,
+        last_seen: row.int()?,
+    })
+}
+
+const PROTOCOLS: [(Protocol, &str); 2] = [(Protocol::Native, "native"), (Protocol::Seed, "seed")];
+
+/// The name of a protocol in the API and in the database.
+pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
+    let found = PROTOCOLS.iter().find(|(known, _)| *known == protocol);
+    found.map_or("native", |(_, name)| name)
+}
+
+fn protocol(text: &str) -> Result<Protocol, StoreError> {
+    let found = PROTOCOLS.iter().find(|(_, name)| *name == text);
+    found
+        .map(|(protocol, _)| *protocol)
+        .ok_or_else(|| StoreError::stored("a protocol", &text))
+}
+
+const RESETS: [(ResetReason, &str); 8] = [
+    (ResetReason::Unknown, "unknown"),
+    (ResetReason::PowerOn, "power_on"),
+    (ResetReason::BrownOut, "brown_out"),
+    (ResetReason::Software, "software"),
+    (ResetReason::Panic, "panic"),
+    (ResetReason::Watchdog, "watchdog"),
+    (ResetReason::DeepSleep, "deep_sleep"),
+    (ResetReason::External, "external"),
+];
+
+fn reset_name(reset: ResetReason) -> &'static str {
+    let found = RESETS.iter().find(|(known, _)| *known == reset);
+    found.map_or("unknown", |(_, name)| name)
+}
+
+fn reset(text: &str) -> Result<ResetReason, StoreError> {
+    let found = RESETS.iter().find(|(_, name)| *name == text);
+    found
+        .map(|(reset, _)| *reset)
+        .ok_or_else(|| StoreError::stored("a reset reason", &text))
+}
+
+/// A slot as JSON in the device's row.
+#[derive(Serialize, Deserialize)]
+struct StoredSlot {
+    slot: u8,
+    bytes: u32,
+    state: StoredState,
+    elf: Option<Sha256>,
+    version: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StoredState {
+    Empty,
+    Image,
+    Rejected,
+}
+
+fn slots(json: &str) -> Result<Vec<Slot>, StoreError> {
+    let stored: Vec<StoredSlot> =
+        serde_json::from_str(json).map_err(|_| StoreError::stored("slots", &json))?;
+    Ok(stored.into_iter().map(slot).collect())
+}
+
+fn slot(stored: StoredSlot) -> Slot {
+    Slot {
+        slot: stored.slot,
+        bytes: stored.bytes,
+        state: match stored.state {
+            StoredState::Empty => SlotState::Empty,
+            StoredState::Image => SlotState::Image,
+            StoredState::Rejected => SlotState::Rejected,
+        },
+        elf: stored.elf,
+        version: stored.version,
+    }
+}
+
+fn slots_json(slots: &[Slot]) -> String {
+    let stored: Vec<StoredSlot> = slots
+        .iter()
+        .map(|slot| StoredSlot {
+            slot: slot.slot,
+            bytes: slot.bytes,
+            state: match slot.state {
+                SlotState::Empty => StoredState::Empty,
+                SlotState::Image => StoredState::Image,
+                SlotState::Rejected => StoredState::Rejected,
+            },
+            elf: slot.elf,
+            version: slot.version.clone(),
+        })
+        .collect();
+    serde_json::to_string(&stored).expect("plain data has a JSON form")
+}
+
+impl Tx {
+    pub async fn device(&mut self, id: &str) -> Result<Option<Device>, StoreError> {
+        self.one(select!("WHERE id = $1"), values![id], device)
+            .await
+    }
+
+    /// Stores the device as now seen.
+    pub async fn put_device(&mut self, device: &Device) -> Result<(), StoreError> {
+        self.run(
+            "INSERT INTO device (id, protocol, chip, chip_revision, project, version, elf_sha256, \
+             confirmed, slot, slots, rollback_slot, reset, warning, first_seen, last_seen) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+             ON CONFLICT (id) DO UPDATE SET protocol = excluded.protocol, chip = excluded.chip, \
+             chip_revision = excluded.chip_revision, project = excluded.project, \
+             version = excluded.version, elf_sha256 = excluded.elf_sha256, \
+             confirmed = excluded.confirmed, slot = excluded.slot, slots = excluded.slots, \
+             rollback_slot = excluded.rollback_slot, reset = excluded.reset, \
+             warning = excluded.warning, last_seen = excluded.last_seen",
+            values![
+                &device.id,
+                protocol_name(device.protocol),
+                device.chip,
+                device.chip_revision,
+                device.project.clone(),
+                device.version.clone(),
+                device.elf,
+                device.confirmed,
+                device.slot,
+                slots_json(&device.slots),
+                device.rollback_slot,
+                device.reset.map(reset_name),
+                device.warning.clone(),
+                device.first_seen,
+                device.last_seen,
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Notes that the device was seen, never moving back.
+    pub async fn touch_device(&mut self, id: &str, seen: i64) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE device SET last_seen = $1 WHERE id = $2 AND last_seen < $1",
+            values![seen, id],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// A page of devices, by id.
+    pub async fn devices(&mut self, filter: &DeviceFilter) -> Result<Vec<Device>, StoreError> {
+        let sql = select!(
+            "WHERE id > $1 \
+             AND ($2 = '' OR id IN (SELECT device FROM group_member WHERE group_name = $2)) \
+             AND ($3 = '' OR EXISTS (SELECT 1 FROM attempt WHERE attempt.device = device.id \
+             AND (attempt.state = $3 OR attempt.state LIKE $3 || ':%') AND attempt.id = \
+             (SELECT MAX(newest.id) FROM attempt AS newest WHERE newest.device = device.id))) \
+             ORDER BY id LIMIT $4"
+        );
+        let group = filter.group.as_deref().unwrap_or("");
+        let state = filter.state.as_deref().unwrap_or("");
+        let values = values![filter.after.as_str(), group, state, filter.limit];
+        self.all(sql, values, device).await
+    }
+
+    /// Every device; for operations on the whole fleet.
+    pub async fn all_devices(&mut self) -> Result<Vec<Device>, StoreError> {
+        self.all(select!("ORDER BY id"), [], device).await
+    }
+
+    /// When each device was last seen and what it runs: for the summary.
+    pub async fn sightings(&mut self) -> Result<Vec<(String, i64, Option<String>)>, StoreError> {
+        self.all("SELECT id, last_seen, version FROM device", [], |row| {
+            Ok((row.text()?, row.int()?, row.text_maybe()?))
+        })
+        .await
+    }
+}

@@ -1,0 +1,145 @@
+use fota_proto::{Sha256, limits::HEAD_BYTES};
+
+use super::{
+    StoreError, Tx,
+    db::{Row, values},
+};
+use crate::domain::model::Release;
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, version, project, chip, bytes, sha256, head, elf_sha256, idf_version, \
+             secure_version, chip_revision_min, chip_revision_max, notes, lab, yanked, \
+             seed_chunk_bytes, uploaded_at FROM release ",
+            $rest
+        )
+    };
+}
+
+fn release(row: &mut Row) -> Result<Release, StoreError> {
+    Ok(Release {
+        id: row.int()?,
+        version: row.text()?,
+        project: row.text()?,
+        chip: row.number_maybe()?,
+        bytes: row.number()?,
+        sha256: row.parsed()?,
+        head: head(&row.text()?)?,
+        elf: row.parsed_maybe()?,
+        idf_version: row.text_maybe()?,
+        secure_version: row.number()?,
+        chip_revision_min: row.number()?,
+        chip_revision_max: row.number_maybe()?,
+        notes: row.text()?,
+        lab: row.flag()?,
+        yanked: row.flag()?,
+        seed_chunk_bytes: row.number_maybe()?,
+        uploaded_at: row.int()?,
+    })
+}
+
+/// The head is stored as the front of a digest's hex form, so one parser serves both.
+fn head(hex: &str) -> Result<[u8; HEAD_BYTES], StoreError> {
+    let padded: Result<Sha256, _> = format!("{hex:0<64}").parse();
+    let digest = padded.map_err(|_| StoreError::stored("hex digits", &hex))?;
+    let mut head = [0; HEAD_BYTES];
+    head.copy_from_slice(&digest.0[..HEAD_BYTES]);
+    Ok(head)
+}
+
+fn head_hex(head: &[u8; HEAD_BYTES]) -> String {
+    head.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Tx {
+    /// Stores a release under the next id, which it gets.
+    pub async fn insert_release(&mut self, new: &Release) -> Result<Release, StoreError> {
+        let id = self
+            .one("SELECT COALESCE(MAX(id), 0) + 1 FROM release", [], |row| {
+                row.int()
+            })
+            .await?
+            .unwrap_or(1);
+        self.run(
+            "INSERT INTO release (id, version, project, chip, bytes, sha256, head, elf_sha256, \
+             idf_version, secure_version, chip_revision_min, chip_revision_max, notes, lab, yanked, \
+             seed_chunk_bytes, uploaded_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
+             $12, $13, $14, $15, $16, $17)",
+            values![
+                id,
+                &new.version,
+                &new.project,
+                new.chip,
+                new.bytes,
+                new.sha256,
+                head_hex(&new.head),
+                new.elf,
+                new.idf_version.clone(),
+                new.secure_version,
+                new.chip_revision_min,
+                new.chip_revision_max,
+                &new.notes,
+                new.lab,
+                new.yanked,
+                new.seed_chunk_bytes,
+                new.uploaded_at,
+            ],
+        )
+        .await?;
+        Ok(Release { id, ..new.clone() })
+    }
+
+    /// All releases, oldest first.
+    pub async fn releases(&mut self) -> Result<Vec<Release>, StoreError> {
+        self.all(select!("ORDER BY id"), [], release).await
+    }
+
+    /// A page of releases, newest first, below `before`.
+    pub async fn releases_page(
+        &mut self,
+        before: i64,
+        limit: i64,
+    ) -> Result<Vec<Release>, StoreError> {
+        let sql = select!("WHERE id < $1 ORDER BY id DESC LIMIT $2");
+        self.all(sql, values![before, limit], release).await
+    }
+
+    pub async fn release(&mut self, id: i64) -> Result<Option<Release>, StoreError> {
+        self.one(select!("WHERE id = $1"), values![id], release)
+            .await
+    }
+
+    pub async fn release_by_sha(&mut self, sha: Sha256) -> Result<Option<Release>, StoreError> {
+        self.one(select!("WHERE sha256 = $1"), values![sha], release)
+            .await
+    }
+
+    pub async fn release_by_elf(&mut self, elf: Sha256) -> Result<Option<Release>, StoreError> {
+        self.one(select!("WHERE elf_sha256 = $1"), values![elf], release)
+            .await
+    }
+
+    /// Releases with this version text, newest first.
+    pub async fn releases_by_version(&mut self, version: &str) -> Result<Vec<Release>, StoreError> {
+        let sql = select!("WHERE version = $1 ORDER BY id DESC");
+        self.all(sql, values![version], release).await
+    }
+
+    pub async fn yank_release(&mut self, id: i64) -> Result<(), StoreError> {
+        self.run("UPDATE release SET yanked = 1 WHERE id = $1", values![id])
+            .await
+            .map(drop)
+    }
+
+    /// Devices that run each release.
+    pub async fn running_on(&mut self) -> Result<Vec<(i64, u64)>, StoreError> {
+        self.all(
+            "SELECT release.id, COUNT(*) FROM release \
+             JOIN device ON device.elf_sha256 = release.elf_sha256 GROUP BY release.id",
+            [],
+            |row| Ok((row.int()?, row.number()?)),
+        )
+        .await
+    }
+}
