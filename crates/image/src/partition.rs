@@ -222,9 +222,9 @@ impl<'a> Table<'a> {
             .map(|row| Entry::parse(&array(row, 0)))
     }
 
-    /// The first row of a kind.
+    /// The row of a kind; the last of several, because that is the one the bootloader takes.
     pub fn find(&self, kind: Kind) -> Option<Entry> {
-        self.entries().find(|entry| entry.kind == kind)
+        self.entries().filter(|entry| entry.kind == kind).last()
     }
 
     /// The first row of a name.
@@ -254,11 +254,7 @@ impl<'a> Table<'a> {
 
     /// Slot `ota_<index>`.
     pub fn slot(&self, index: u8) -> Option<Slot> {
-        // The last of several wins, in the bootloader as here.
-        let entry = self
-            .entries()
-            .filter(|entry| entry.kind == Kind::Ota(index))
-            .last()?;
+        let entry = self.find(Kind::Ota(index))?;
         Some(Slot::new(index, &entry))
     }
 }

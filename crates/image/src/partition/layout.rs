@@ -69,6 +69,9 @@ pub enum LayoutError<E> {
     /// No place for the choice.
     #[error("partition table has no otadata partition: use a table with OTA, such as two_ota")]
     NoOtaData,
+    /// The bootloader would read the last one, ESP-IDF's app side the first.
+    #[error("partition table has more than one otadata partition: leave one")]
+    OtaDataTwice,
     /// Too small for two sectors.
     #[error(
         "otadata has {size} bytes at {offset:#x}; it needs 8,192 on a sector boundary: correct the partition table"
@@ -138,10 +141,12 @@ impl Layout {
             count: 0,
             factory: None,
         };
+        let mut otadata_rows = 0u8;
         read_rows(source, table_offset, ROWS_MAX, flash_bytes, |entry| {
-            layout.add(entry)
+            otadata_rows += u8::from(entry.kind == Kind::OtaData);
+            layout.add(entry);
         })?;
-        layout.refuse_otadata()?;
+        layout.refuse_otadata(otadata_rows)?;
         layout.refuse_slots()?;
         let table = Region {
             offset: table_offset,
@@ -178,8 +183,8 @@ impl Layout {
     /// `slots`, where a slot of no bytes stands for one that was not seen.
     fn add(&mut self, entry: Entry) {
         match entry.kind {
-            Kind::OtaData if self.otadata.size == 0 => self.otadata = entry.region,
-            Kind::Factory => self.factory = self.factory.or(Some(entry.region)),
+            Kind::OtaData => self.otadata = entry.region,
+            Kind::Factory => self.factory = Some(entry.region),
             Kind::Ota(index) => {
                 self.slots[usize::from(index)] = Slot::new(index, &entry);
                 self.count += 1;
@@ -188,15 +193,14 @@ impl Layout {
         }
     }
 
-    fn refuse_otadata<E>(&self) -> Result<(), LayoutError<E>> {
+    fn refuse_otadata<E>(&self, rows: u8) -> Result<(), LayoutError<E>> {
         let Region { offset, size } = self.otadata;
         let sector = otadata::SECTOR_BYTES;
-        match size {
+        match rows {
             0 => Err(LayoutError::NoOtaData),
-            _ if size < 2 * sector || !offset.is_multiple_of(sector) => {
-                Err(LayoutError::OtaData { offset, size })
-            }
-            _ => Ok(()),
+            1 if size >= 2 * sector && offset.is_multiple_of(sector) => Ok(()),
+            1 => Err(LayoutError::OtaData { offset, size }),
+            _ => Err(LayoutError::OtaDataTwice),
         }
     }
 

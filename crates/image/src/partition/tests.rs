@@ -121,6 +121,9 @@ fn a_layout_that_an_updater_would_destroy_itself_with_is_refused() {
         LayoutError::NoOtaData
     );
     assert_eq!(read(start()), LayoutError::NoSlots);
+    // Found by fuzzing: which of the two counts?
+    let twice = start().add("again", Kind::OtaData, 0x2000);
+    assert_eq!(read(twice), LayoutError::OtaDataTwice);
     let gap = start()
         .add("ota_0", Kind::Ota(0), 0x10_0000)
         .add("ota_2", Kind::Ota(2), 0x10_0000);
