@@ -40,6 +40,7 @@ fn have_target() -> bool {
 
 /// rustup's own cargo comes first on the path and does not work with Debian's source: name all.
 fn debian(dir: &Path) -> Result<Command> {
+    let _ = run(command("apt-get").args(["update", "-q"])); // an old list of packages may do
     let mut apt = command("apt-get");
     apt.args(["install", "-y", "-q", "--no-install-recommends"]);
     run(apt.args(DEBIAN.split(' '))).map_err(|error| Skipped(format!("{error:#}")))?;
