@@ -1,11 +1,13 @@
-//! Foreign protocols, one file each: adapters that turn their requests into the same check-in and
-//! their answers out of the same order.
+//! Foreign protocols. Each is an adapter: its requests become the same check-in that a native
+//! device sends, its answers come from the same order. None has a state machine of its own.
+
+mod seed;
 
 use axum::Router;
 
 use crate::AppState;
 
-/// Routes of all adapters.
-pub fn routes(_state: &AppState) -> Router<AppState> {
-    Router::new()
+/// All routes of all foreign protocols.
+pub fn routes(state: &AppState) -> Router<AppState> {
+    seed::routes(state)
 }
