@@ -48,6 +48,9 @@ pub struct DeviceConfig {
     pub retry: Duration,
     /// From reset to the first line of the app, in device time.
     pub restart: Duration,
+    /// A version that panics on this very board: a fault of its hardware that only this firmware
+    /// trips over. (An image that crashes everywhere is [`Behaviour::CrashesAtBoot`].)
+    pub panics_on: Option<String>,
 }
 
 impl DeviceConfig {
@@ -61,6 +64,7 @@ impl DeviceConfig {
             reports_max: 20,
             retry: Duration::from_secs(5),
             restart: Duration::from_secs(1),
+            panics_on: None,
         }
     }
 
@@ -218,7 +222,8 @@ impl SimDevice {
         updater: Updater<SharedFlash>,
     ) -> ResetReason {
         let firmware = &started.firmware;
-        if firmware.behaviour == Behaviour::CrashesAtBoot {
+        let panics_here = self.config.panics_on.as_deref() == Some(firmware.version.as_str());
+        if firmware.behaviour == Behaviour::CrashesAtBoot || panics_here {
             self.say("Guru Meditation Error: Core 0 panic'ed");
             return ResetReason::Panic;
         }

@@ -20,8 +20,7 @@ use crate::{
     firmware::Behaviour,
 };
 
-pub use http::HttpError;
-use http::Server;
+pub use http::{HttpError, Server};
 pub use slot::SlotError;
 use slot::{Slots, Writer};
 pub use wire::{
