@@ -91,9 +91,9 @@ pub async fn show(
         .collect();
     if matches!(rollout.standing, Standing::Active | Standing::Paused) {
         let mut names = tx.named_devices(&rollout.target).await?;
-        stored
-            .iter()
-            .for_each(|attempt| drop(names.remove(&attempt.device)));
+        for attempt in &stored {
+            names.remove(&attempt.device);
+        }
         let room = ATTEMPTS_MAX.saturating_sub(attempts.len());
         let waiting = names.into_iter().take(room);
         attempts.extend(waiting.map(|name| view::waiting(&plan, &rollout, name)));

@@ -1,0 +1,18 @@
+//! The server through its front door: HTTP in, answers and stored state out. Everything runs on
+//! SQLite, and on PostgreSQL too where `FOTA_TEST_POSTGRES=postgres://…` is set.
+
+mod support;
+
+mod auth;
+mod bad_input;
+mod blobs;
+mod checkin;
+mod contract;
+mod devices;
+mod events;
+mod groups;
+mod openapi;
+mod releases;
+mod rollbacks;
+mod rollouts;
+mod start;
