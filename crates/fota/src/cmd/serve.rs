@@ -1,10 +1,182 @@
-//! `fota serve`
+//! `fota serve`: the server until Ctrl-C or SIGTERM.
 
-use crate::{
-    args::{Global, ServeArgs},
-    failure::{Failure, Result},
+use std::{
+    io::IsTerminal,
+    net::{IpAddr, SocketAddr},
+    path::Path,
 };
 
-pub async fn run(_global: &Global, _args: ServeArgs) -> Result {
-    Err(Failure::error("the server is not there yet"))
+use fota_server::{Clock, Config, Running, StartError};
+use serde_json::json;
+
+use crate::{
+    args::{Global, ServeArgs, When},
+    config::env,
+    failure::{Failure, Result},
+    output::{Mark, Output},
+    text,
+};
+
+/// Hex digits of the seed's chunk key.
+const PSK_DIGITS: usize = 64;
+
+pub async fn run(global: &Global, args: ServeArgs) -> Result {
+    let out = Output::new(global);
+    log(global);
+    let legacy_psk = legacy_psk(&args)?;
+    let mut config = Config::new(&args.data);
+    config.listen = args.listen;
+    config.db = args.db;
+    config.legacy_open = args.legacy_open;
+    config.lab = args.lab;
+    config.legacy_psk = legacy_psk;
+    if let Some(poll_s) = args.poll {
+        config.poll_s = poll_s;
+    }
+    // Taken before the server starts: a signal must not fall between the two.
+    let ended = ended()?;
+    let running = fota_server::start(config, Clock::System)
+        .await
+        .map_err(not_started)?;
+    announce(&out, &args.data, &running);
+    warn(&out, args.listen, args.legacy_open, args.lab);
+    ended.await;
+    out.say("ending");
+    running.shutdown().await;
+    Ok(())
+}
+
+fn announce(out: &Output, data: &Path, running: &Running) {
+    let url = format!("http://{}", reachable(running.addr));
+    let data = std::fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
+    let token = data.join("operator-token");
+    out.answer(&text::facts(&[
+        ("fota", env!("CARGO_PKG_VERSION").to_owned()),
+        ("server", url.clone()),
+        ("data", data.display().to_string()),
+        ("token", format!("in {}", token.display())),
+    ]));
+    out.say(&format!(
+        "  open {url}/?token=$(cat {})",
+        text::quoted(&token.display().to_string())
+    ));
+    out.say("  Ctrl-C ends");
+    out.document(
+        "fota.serve/1",
+        &json!({"url": url, "data": data, "token_file": token}),
+    );
+}
+
+/// An address that a browser on this machine can open.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip([127, 0, 0, 1].into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            address.set_ip(std::net::Ipv6Addr::LOCALHOST.into())
+        }
+        _ => {}
+    }
+    address
+}
+
+fn warn(out: &Output, listen: SocketAddr, legacy_open: bool, lab: bool) {
+    if lab {
+        out.warn("--lab: files that no chip would boot are taken");
+    }
+    if legacy_open {
+        out.warn("--legacy-open: whoever reaches this server can upload and roll back");
+    }
+    if !listen.ip().is_loopback() {
+        let text = format!("{listen} is plain HTTP: put a TLS proxy in front for operators");
+        out.note(Mark::Attention, &text);
+    }
+}
+
+/// The chunk key of the seed's devices. Its digits are never part of a message.
+fn legacy_psk(args: &ServeArgs) -> Result<Option<[u8; 32]>> {
+    let (place, digits) = match (&args.legacy_psk_file, env("FOTA_LEGACY_PSK")) {
+        (Some(path), _) => {
+            let digits = std::fs::read_to_string(path)
+                .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+            (path.display().to_string(), digits)
+        }
+        (None, Some(digits)) => ("FOTA_LEGACY_PSK".to_owned(), digits),
+        (None, None) => return Ok(None),
+    };
+    let digits = digits.trim();
+    // The same 64 digits as a digest, so the same parser; its value is a key here.
+    let key: std::result::Result<fota_proto::Sha256, _> = digits.parse();
+    key.map(|key| Some(key.0)).map_err(|_| {
+        let found = digits.chars().count();
+        let message = format!("{place} holds no chunk key: {PSK_DIGITS} hex digits are needed, it has {found} characters");
+        Failure::usage(message).hint("make one with `openssl rand -hex 32`")
+    })
+}
+
+fn not_started(error: StartError) -> Failure {
+    match error {
+        StartError::Setting { .. } => Failure::usage(error.to_string()),
+        _ => Failure::error(error.to_string()),
+    }
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+fn ended() -> Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).map_err(|error| Failure::error(error.to_string()));
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut terminate = listen(SignalKind::terminate())?;
+        Ok(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        })
+    }
+    #[cfg(not(unix))]
+    {
+        Ok(async {
+            let _ = tokio::signal::ctrl_c().await;
+        })
+    }
+}
+
+/// Logs to stderr; `RUST_LOG` is stronger than `-v` and `-q`.
+fn log(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, 2) => "debug",
+        (false, _) => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let colour = global.color != When::Never && std::io::stderr().is_terminal();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour);
+    // Only the first subscriber of a process counts; there is no other here.
+    let _ = subscriber.try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_for_everybody_is_shown_as_one_for_a_browser() {
+        let cases = [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+        ];
+        for (listen, shown) in cases {
+            let listen: SocketAddr = listen.parse().expect("an address");
+            assert_eq!(reachable(listen).to_string(), shown);
+        }
+    }
 }
