@@ -1,5 +1,7 @@
 //! The seed's API: its contract, its vectors, and the bugs that it must not have again.
 
+use std::{io::Write, process::Stdio};
+
 use serde_json::{Value, json};
 
 use crate::seed_bench::{Bench, hex_sha256, image, upload_body, vector_file};
@@ -255,10 +257,10 @@ async fn the_two_curl_lines_work_verbatim() {
     let body = r#"{"device_id": "ESP32-001", "reason": "Update failed"}"#;
     let request = format!(
         "POST /api/cloud/fota/rollback HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: curl/8.5.0\r\n\
-         Accept: */*\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+         Accept: */*\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let reply = bench.server.raw(request.as_bytes()).await;
+    let reply = bench.raw(&request).await;
     let (head, json) = parted(&reply);
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(head.to_ascii_lowercase().contains("content-length: "), "{head}");
@@ -268,8 +270,8 @@ async fn the_two_curl_lines_work_verbatim() {
     assert_eq!(json["reason"], "Update failed");
     // curl http://localhost:8080/api/inverter/fota/rollback-status -H "Device-ID: ESP32-001"
     let request = "GET /api/inverter/fota/rollback-status HTTP/1.1\r\nHost: localhost:8080\r\n\
-                   User-Agent: curl/8.5.0\r\nAccept: */*\r\nDevice-ID: ESP32-001\r\n\r\n";
-    let reply = bench.server.raw(request.as_bytes()).await;
+                   User-Agent: curl/8.5.0\r\nAccept: */*\r\nConnection: close\r\nDevice-ID: ESP32-001\r\n\r\n";
+    let reply = bench.raw(request).await;
     let (_, json) = parted(&reply);
     assert_eq!(json, json!({"rollback_required": true, "reason": "Update failed"}));
 }
@@ -403,13 +405,13 @@ async fn l4_uploads_are_checked_kept_and_cut_as_asked() {
 
 #[tokio::test]
 async fn l5_a_rollback_survives_a_restart_and_names_only_known_devices() {
-    let mut bench = Bench::new().await;
+    let bench = Bench::new().await;
     updated(&bench).await;
     let unknown = json!({"device_id": "nobody", "reason": "x"});
     let reply = bench.post("/api/cloud/fota/rollback", unknown).await;
     assert!(reply.error(404).contains("nobody"));
     bench.post("/api/cloud/fota/rollback", json!({"device_id": ID, "reason": "bad"})).await.ok();
-    bench.server.restart().await;
+    let bench = bench.restarted().await;
     let device = bench.seed_device(ID);
     let reply = device.get("/api/inverter/fota/rollback-status").await.ok();
     assert_eq!(reply, json!({"rollback_required": true, "reason": "bad"}));
@@ -453,7 +455,7 @@ async fn l7_what_runs_can_be_asked() {
     let bench = Bench::new().await;
     bench.get("/api/inverter/status").await.error(404);
     bench.seed_device("one").boots("1.0.5").await;
-    bench.server.advance_ms(5_000);
+    bench.clock.advance_ms(5_000);
     bench.seed_device("two").boots("1.0.6\r").await;
     let newest = bench.get("/api/inverter/status").await.ok();
     assert_eq!((&newest["device_id"], &newest["firmware_version"]), (&json!("two"), &json!("1.0.6")));
@@ -542,7 +544,7 @@ async fn one_poll_tells_manifest_and_next_chunk() {
 #[tokio::test]
 async fn the_python_manager_works_as_typed() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/fota_update_manager.py");
-    let found = tokio::process::Command::new("python3").arg("--version").output().await;
+    let found = std::process::Command::new("python3").arg("--version").output();
     if !found.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: python3 is not installed");
         return;
@@ -552,21 +554,22 @@ async fn the_python_manager_works_as_typed() {
     let firmware = folder.path().join("firmware.bin");
     std::fs::write(&firmware, image("1.0.6", 64 * 1024)).expect("written");
     bench.seed_device(ID).boots("1.0.5").await;
+    let server = bench.url("");
     let run = |input: &'static str| {
-        let mut command = tokio::process::Command::new("python3");
-        command.arg(script).arg(bench.server.url());
+        let mut command = std::process::Command::new("python3");
+        command.arg(script).arg(&server);
         command.env("FOTA_FIRMWARE", &firmware).env("FOTA_POLL_SECONDS", "0.2");
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        async move {
-            use tokio::io::AsyncWriteExt;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let running = tokio::task::spawn_blocking(move || {
             let mut child = command.spawn().expect("python3 starts");
             let mut stdin = child.stdin.take().expect("piped");
-            stdin.write_all(input.as_bytes()).await.expect("written");
+            stdin.write_all(input.as_bytes()).expect("written");
             drop(stdin);
-            let output = child.wait_with_output().await.expect("it ends");
+            let output = child.wait_with_output().expect("it ends");
             assert!(output.status.success());
             String::from_utf8(output.stdout).expect("text")
-        }
+        });
+        async { running.await.expect("it ran") }
     };
     let device = async {
         let device = bench.seed_device(ID);

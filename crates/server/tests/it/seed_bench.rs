@@ -5,7 +5,9 @@ use fota_image::{app::Chip, build::ImageBuilder};
 use serde_json::{Value, json};
 use sha2::Digest;
 
-use crate::support::{TestServer, TestServerOptions};
+use fota_server::{Clock, Config, Running, start};
+
+use crate::support::{NOON, TOKEN, http};
 
 /// The synthetic key of the seed's test vectors.
 pub const PSK: [u8; 32] = {
@@ -40,8 +42,11 @@ impl Reply {
 
 /// The server under test.
 pub struct Bench {
-    pub server: TestServer,
-    http: reqwest::Client,
+    running: Running,
+    config: Config,
+    pub clock: Clock,
+    pub http: reqwest::Client,
+    _data: tempfile::TempDir,
 }
 
 impl Bench {
@@ -50,21 +55,51 @@ impl Bench {
         Self::with(|_| {}).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut TestServerOptions)) -> Self {
-        let mut options = TestServerOptions {
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let mut config = Config {
+            listen: ([127, 0, 0, 1], 0).into(),
             legacy_open: true,
             legacy_psk: Some(PSK),
-            ..TestServerOptions::default()
+            operator_token: Some(TOKEN.to_owned()),
+            ..Config::new(data.path())
         };
-        change(&mut options);
+        change(&mut config);
+        let clock = Clock::manual(NOON);
+        let running = start(config.clone(), clock.clone()).await;
         Self {
-            server: TestServer::start(options).await,
-            http: reqwest::Client::new(),
+            running: running.unwrap_or_else(|error| panic!("{error}")),
+            config,
+            clock,
+            http: http(),
+            _data: data,
         }
     }
 
+    /// Ends the server and starts another on what it stored.
+    pub async fn restarted(self) -> Self {
+        self.running.shutdown().await;
+        let running = start(self.config.clone(), self.clock.clone()).await;
+        let running = running.unwrap_or_else(|error| panic!("{error}"));
+        Self { running, ..self }
+    }
+
+    /// Sends bytes as they are and reads until the server closes; ask for `Connection: close`.
+    pub async fn raw(&self, request: &str) -> String {
+        use std::io::{Read, Write};
+        let (addr, request) = (self.running.addr, request.to_owned());
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut stream = std::net::TcpStream::connect(addr).expect("connects");
+            stream.write_all(request.as_bytes()).expect("sent");
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).expect("read");
+            reply
+        });
+        reading.await.expect("a reply")
+    }
+
     pub fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.server.url())
+        format!("http://{}{path}", self.running.addr)
     }
 
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
@@ -92,7 +127,7 @@ impl Bench {
 
     /// A call of the manager API, as the operator.
     pub async fn manage(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
-        let mut request = self.http.request(method, self.url(path)).bearer_auth(self.server.token());
+        let mut request = self.http.request(method, self.url(path)).bearer_auth(TOKEN);
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -106,7 +141,7 @@ impl Bench {
         let request = self
             .http
             .post(self.url("/api/v1/releases"))
-            .bearer_auth(self.server.token())
+            .bearer_auth(TOKEN)
             .header("content-type", "application/octet-stream")
             .body(image.to_vec());
         let reply = self.send(request).await;
