@@ -291,10 +291,10 @@ impl Devices {
             firmware,
             poll: Some(Duration::from_secs(10)),
             speed: SPEED,
-            link: SimLink::default(),
+            link: SimLink::new("lan", 100_000_000, 2),
         };
         let inside = runtime.enter();
-        let fleet = Fleet::start(&config, &Console::default()).expect("a fleet");
+        let fleet = Fleet::start(&config, &Console::silent()).expect("a fleet");
         drop(inside);
         Self {
             _fleet: fleet,
