@@ -193,7 +193,21 @@ pub struct AppDesc {
     pub mmu_page_log2: u8,
 }
 
+/// Project name of every image that the Arduino core's prebuilt libraries went into.
+const ARDUINO_PROJECT: &str = "arduino-lib-builder";
+
 impl AppDesc {
+    /// The version that the firmware's own maker gave it, if it says one.
+    ///
+    /// None where the field is empty (MicroPython builds), and for Arduino builds, in which
+    /// project and version are constants of the core's prebuilt libraries: there only
+    /// [`AppDesc::app_elf_sha256`] tells builds apart, and a person must name the version.
+    pub fn own_version(&self) -> Option<&str> {
+        let version = self.version.as_str();
+        let is_own = !version.is_empty() && self.project_name.as_str() != ARDUINO_PROJECT;
+        is_own.then_some(version)
+    }
+
     /// Reads a description; `None` if its magic is missing, as in images of old ESP-IDF.
     pub fn parse(bytes: &[u8; DESC_BYTES]) -> Option<AppDesc> {
         (u32_at(bytes, 0) == DESC_MAGIC).then(|| AppDesc {

@@ -165,20 +165,23 @@ fn from_image(upload: &Upload, image: &Image, now: i64) -> Result<Release, Refus
              whether a device runs it: make it with esptool's --elf-sha256-offset 0xb0",
         ));
     }
-    let said = desc.version.as_str();
-    let version = match &upload.wanted.version {
-        Some(wanted) if wanted == said || upload.wanted.allow_version_mismatch => wanted,
-        Some(wanted) => {
+    let version = match (&upload.wanted.version, desc.own_version()) {
+        (Some(wanted), said) if said.is_none_or(|said| said == wanted) => wanted,
+        (Some(wanted), _) if upload.wanted.allow_version_mismatch => wanted,
+        (Some(wanted), said) => {
             let detail = format!(
-                "the image says version {said:?}, not {wanted:?}: upload the right file, or \
-                 allow the mismatch"
+                "the image says version {:?}, not {wanted:?}: upload the right file, or \
+                 allow the mismatch",
+                said.unwrap_or_default()
             );
             return Err(Refusal::conflict("version_mismatch", detail).of("version"));
         }
-        None if said.is_empty() => {
-            return Err(image_invalid("image names no version: build it with one"));
+        (None, Some(said)) => said,
+        (None, None) => {
+            let detail = "version is missing: the image names none of its own (Arduino and \
+                          MicroPython builds do not), so give it one";
+            return Err(Refusal::field("version", detail));
         }
-        None => said,
     };
     let max = image.header.max_rev_full;
     Ok(Release {
