@@ -22,7 +22,7 @@ use fota_image::{
 
 use crate::{
     flash::{Fault, Guarded},
-    mark::Mark,
+    mark::{Mark, TRIAL_WORD_OFFSET},
     slot::FACTORY,
 };
 
@@ -147,6 +147,38 @@ impl Choice {
         let done = flash.program_checked(at, &word.to_le_bytes());
         self.reread(flash, index)?;
         done
+    }
+
+    /// Notes beside the new entry at `free` that one with a mark is written there. Without this, a
+    /// bootloader with rollback that loses power while it rewrites the new entry can leave one
+    /// that boots and looks like another tool's, confirmed: nobody would take a bad image back.
+    pub(crate) fn hand_over<F>(&mut self, flash: &mut Guarded<F>, free: usize) -> Result<(), Fault>
+    where
+        F: MultiwriteNorFlash,
+    {
+        let index = 1 - free;
+        let label = self.entries[index].label;
+        if label == Entry::EMPTY.label {
+            let at = self.sector(index) + LABEL_OFFSET;
+            let done = flash.program_checked(at, &Mark::HANDED_OVER.label());
+            self.reread(flash, index)?;
+            return done;
+        }
+        let Some(mark) = Mark::parse(&label) else {
+            return Ok(()); // Some other use of the label: leave it alone.
+        };
+        let mark = Mark {
+            handed_over: true,
+            ..mark
+        };
+        self.clear(flash, index, TRIAL_WORD_OFFSET, mark.trial_word())
+    }
+
+    /// Whether an entry without a mark was written with one.
+    pub(crate) fn has_lost_its_mark(&self, index: usize) -> bool {
+        let other = Mark::parse(&self.entries[1 - index].label);
+        self.entries[index].label != Entry::EMPTY.label
+            || other.is_some_and(|other| other.handed_over)
     }
 
     /// Makes the running image the one that boots when every other entry is gone, and says which

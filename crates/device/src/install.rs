@@ -139,8 +139,16 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         }
     }
 
-    /// Takes, refuses or continues an install order.
-    pub(crate) fn install(&mut self, id: u64, install: &Install) -> Result<Option<Next>, Fault> {
+    /// Takes, refuses or continues an install order. A fault ends it, so that no download goes on
+    /// over a slot that was not released.
+    pub(crate) fn install(&mut self, id: u64, install: &Install) -> Option<Next> {
+        match self.try_install(id, install) {
+            Ok(next) => next,
+            Err(fault) => Some(self.end(id, End::Failed, FailureCode::FlashWrite, fault)),
+        }
+    }
+
+    fn try_install(&mut self, id: u64, install: &Install) -> Result<Option<Next>, Fault> {
         let busy = self.trial.is_some(); // the slot holds the only way back
         if busy || self.ended == Some(id) || install.elf == self.image.elf {
             self.drop_job()?;
@@ -290,10 +298,11 @@ impl<F: MultiwriteNorFlash> Verified<'_, F> {
     pub fn activate(self) -> Result<ResetNow, ActivateError> {
         let updater = self.updater;
         let order = updater.job.as_ref().map_or(0, |job| job.order);
-        updater.activate().map_err(|error| {
+        let activated = updater.activate();
+        if let Err(error) = &activated {
             updater.end(order, End::Failed, FailureCode::FlashWrite, error);
-            error
-        })
+        }
+        activated
     }
 }
 
@@ -316,6 +325,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             label: mark.label(),
             ..Entry::new(seq, State::New)
         };
+        self.choice.hand_over(&mut self.flash, free)?;
         self.choice.replace(&mut self.flash, free, &entry)?;
         if self.choice.active() != Some(free) || self.choice.slot(free) != slot.number {
             return Err(ActivateError::NotChosen);

@@ -11,7 +11,7 @@
 //! | 0..4 | magic `FOT1` | with the entry |
 //! | 4..12 | order number, little-endian | with the entry |
 //! | 12..14 | deadline of the trial, seconds | with the entry |
-//! | 14 | bit 0 cleared: the image was started; bit 1 cleared: it is confirmed | in place |
+//! | 14 | bit 0 cleared: the image was started; bit 1: it is confirmed; bit 2: it has activated another | in place |
 //! | 15 | bits 0–3, one cleared per power loss that ended a start of the trial | in place |
 //! | 16 | failure code; 0 = interrupted by a power loss, try again; 0xFF = no verdict | in place or with the entry |
 //! | 17 | its complement: tells a torn verdict from a whole one | with the code |
@@ -51,6 +51,7 @@ pub(crate) const VERDICT_WORD_OFFSET: u32 = 16;
 const MAGIC: [u8; 4] = *b"FOT1";
 const NOT_STARTED: u8 = 1 << 0;
 const NOT_CONFIRMED: u8 = 1 << 1;
+const NOT_HANDED_OVER: u8 = 1 << 2;
 const NO_VERDICT: [u8; 4] = [0xFF; 4];
 const INTERRUPTED: u8 = 0;
 
@@ -64,6 +65,8 @@ pub(crate) struct Mark {
     pub(crate) deadline_s: u16,
     pub(crate) started: bool,
     pub(crate) confirmed: bool,
+    /// The image has activated another one with a mark. If that one has no mark now, it is torn.
+    pub(crate) handed_over: bool,
     pub(crate) power_losses: u8,
     pub(crate) verdict: Verdict,
 }
@@ -93,10 +96,22 @@ impl Mark {
             deadline_s: deadline_s.min(TRIAL_DEADLINE_S_MAX) as u16,
             started: false,
             confirmed: false,
+            handed_over: false,
             power_losses,
             verdict: Verdict::Open,
         }
     }
+
+    /// For an entry without a mark whose image is about to activate another one.
+    pub(crate) const HANDED_OVER: Self = Self {
+        order: u64::MAX,
+        deadline_s: u16::MAX,
+        started: true,
+        confirmed: true,
+        handed_over: true,
+        power_losses: 0,
+        verdict: Verdict::Open,
+    };
 
     /// Reads a label; none where it is not ours.
     pub(crate) fn parse(label: &[u8; LABEL_BYTES]) -> Option<Self> {
@@ -110,6 +125,7 @@ impl Mark {
             deadline_s: u16::from_le_bytes(*deadline),
             started: bits[0] & NOT_STARTED == 0,
             confirmed: bits[0] & NOT_CONFIRMED == 0,
+            handed_over: bits[0] & NOT_HANDED_OVER == 0,
             power_losses: bits[1].count_zeros() as u8,
             verdict: Verdict::parse(verdict),
         })
@@ -134,6 +150,9 @@ impl Mark {
         }
         if self.confirmed {
             bits &= !NOT_CONFIRMED;
+        }
+        if self.handed_over {
+            bits &= !NOT_HANDED_OVER;
         }
         let losses = 0xFF_u8
             .checked_shl(self.power_losses.into())
@@ -224,6 +243,7 @@ mod tests {
             (0..=TRIAL_POWER_LOSS_MAX).map(move |power_losses| Mark {
                 started: power_losses > 0,
                 confirmed: power_losses == 3,
+                handed_over: power_losses == 4,
                 verdict,
                 ..Mark::new(0x0102_0304_0506_0708, 300, power_losses)
             })
@@ -245,6 +265,7 @@ mod tests {
         let later = Mark {
             started: true,
             confirmed: true,
+            handed_over: true,
             power_losses: TRIAL_POWER_LOSS_MAX,
             ..fresh
         };

@@ -15,6 +15,8 @@ use crate::{
     updater::{ResetNow, Updater},
 };
 
+/// The order of a trial whose mark was torn: no server knows it.
+const ORDER_UNKNOWN: u64 = 0;
 /// Deadline of a trial whose order names none, seconds.
 pub const TRIAL_DEADLINE_S_DEFAULT: u32 = 600;
 
@@ -48,9 +50,10 @@ enum Start {
 ///
 /// | mark | state | and | start means |
 /// |---|---|---|---|
-/// | none | VALID, UNDEFINED | | confirmed |
-/// | none | NEW, PENDING_VERIFY | | on trial for whoever wrote the entry |
-/// | none | any other value | | torn: guard it from now on |
+/// | none | VALID | | confirmed |
+/// | none | UNDEFINED | there never was one | confirmed |
+/// | none | NEW, PENDING_VERIFY | there never was one | on trial for whoever wrote the entry |
+/// | none | any other, or there was one | | torn: guard it from now on |
 /// | confirmed | NEW, VALID, UNDEFINED | | confirmed |
 /// | confirmed | PENDING_VERIFY, other | | confirmed, to be written as VALID |
 /// | not started | any | | first start of the trial |
@@ -59,11 +62,13 @@ enum Start {
 ///
 /// The mark outranks the state, because a PENDING_VERIFY at the first start is the good case of a
 /// bootloader with rollback, and because a torn rewrite by the bootloader can leave any state.
-fn judge(entry: &Entry, mark: Option<Mark>, reset: ResetReason) -> Start {
+fn judge(entry: &Entry, mark: Option<Mark>, mark_is_lost: bool, reset: ResetReason) -> Start {
     let Some(mark) = mark else {
         return match entry.state {
-            State::Valid | State::Undefined => Start::Confirmed,
+            State::Valid => Start::Confirmed,
             State::Other(_) => Start::Torn,
+            _ if mark_is_lost => Start::Torn,
+            State::Undefined => Start::Confirmed,
             _ => Start::Foreign,
         };
     };
@@ -173,6 +178,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         let start = judge(
             self.choice.entry(index),
             self.choice.mark(index),
+            self.choice.has_lost_its_mark(index),
             self.boot.reset,
         );
         match start {
@@ -189,7 +195,8 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     /// At start of the earlier image: what became of the image that was to replace it.
     pub(crate) fn find_verdict(&mut self) -> Result<(), Fault> {
         for index in 0..2 {
-            let Some(mark) = self.choice.mark(index) else {
+            let known = |mark: &Mark| mark.order != ORDER_UNKNOWN;
+            let Some(mark) = self.choice.mark(index).filter(known) else {
                 continue;
             };
             if self.choice.slot(index) == self.running.number && self.trial.is_some() {
@@ -224,7 +231,8 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         let verdict = match self.choice.entry(index).state {
             State::Aborted | State::Invalid => after_abort(mark, self.boot.reset),
             // The choice names an image that did not boot: the bootloader refused it.
-            _ if self.choice.active() == Some(index)
+            _ if !mark.confirmed
+                && self.choice.active() == Some(index)
                 && self.choice.slot(index) != self.running.number =>
             {
                 Verdict::Ended {
@@ -282,7 +290,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     fn adopt(&mut self, index: usize) -> Result<(), Fault> {
         let mark = Mark {
             started: true,
-            ..Mark::new(0, TRIAL_DEADLINE_S_DEFAULT, 0)
+            ..Mark::new(ORDER_UNKNOWN, TRIAL_DEADLINE_S_DEFAULT, 0)
         };
         let entry = Entry {
             label: mark.label(),

@@ -314,7 +314,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             return Ok(None);
         };
         match &order.action {
-            Action::Install(install) => self.install(order.id, install),
+            Action::Install(install) => Ok(self.install(order.id, install)),
             Action::Rollback(rollback) => {
                 self.drop_job()?;
                 self.roll_back(order.id, rollback.leave)

@@ -6,16 +6,16 @@ use std::cell::RefCell;
 
 use common::{OTADATA, SLOT_BYTES, SLOTS, bench, exchange_with, firmware, updated};
 use embedded_storage::nor_flash::{ErrorType, MultiwriteNorFlash, NorFlash, ReadNorFlash};
-use fota_device::{Next, Started, Updater};
+use fota_device::{Next, ProveError, ReceiveError, Started, Updater};
 use fota_image::{
     app::{self, Window},
     otadata::{ENTRY_BYTES, Entry},
 };
-use fota_proto::{Sha256, checkin::ResetReason};
+use fota_proto::{FailureCode, Sha256, checkin::ResetReason};
 use fota_sim::{
     bench::Bench,
     firmware::Behaviour,
-    flash::{FlashError, SimFlash},
+    flash::{FlashError, Op, OpKind, SimFlash},
     scripted::{Artifact, Ask, ScriptedServer},
 };
 
@@ -143,6 +143,117 @@ fn other_bytes_are_never_bootable() {
     let mut flipped = artifact.bytes().to_vec();
     flipped[77_777] ^= 4;
     install_watched(updated(true), &artifact, 1, &flipped);
+}
+
+/// A flash with a worn place: what is written there does not stay, and the driver does not notice.
+struct Worn<'a> {
+    flash: &'a mut SimFlash,
+    place: u32,
+}
+
+impl ErrorType for Worn<'_> {
+    type Error = FlashError;
+}
+
+impl ReadNorFlash for Worn<'_> {
+    const READ_SIZE: usize = 1;
+
+    fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), FlashError> {
+        ReadNorFlash::read(self.flash, offset, bytes)
+    }
+
+    fn capacity(&self) -> usize {
+        self.flash.capacity()
+    }
+}
+
+impl NorFlash for Worn<'_> {
+    const WRITE_SIZE: usize = 4;
+    const ERASE_SIZE: usize = 4096;
+
+    fn erase(&mut self, from: u32, to: u32) -> Result<(), FlashError> {
+        self.flash.erase(from, to)
+    }
+
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), FlashError> {
+        let mut bytes = bytes.to_vec();
+        if let Some(byte) = self
+            .place
+            .checked_sub(offset)
+            .and_then(|at| bytes.get_mut(at as usize))
+        {
+            let there = self.flash.bytes(self.place..self.place + 1)?;
+            *byte = there[0];
+        }
+        self.flash.write(offset, &bytes)
+    }
+}
+
+impl MultiwriteNorFlash for Worn<'_> {}
+
+/// What comes of an install on a flash that is worn at `place`.
+fn install_worn(place: u32) -> (Bench, Result<(), FailureCode>) {
+    let mut bench = updated(false);
+    let artifact = firmware("3.0.0", Behaviour::Works);
+    let worn = Worn {
+        flash: &mut bench.flash,
+        place,
+    };
+    let info = common::boot_info(SLOTS[1], ResetReason::PowerOn);
+    let Ok(Started::Run(mut updater)) = Updater::start(worn, info) else {
+        panic!("it runs");
+    };
+    let server = ScriptedServer::new(9, Ask::Install(artifact.clone()));
+    let result = match exchange_with(&mut updater, &server) {
+        Next::Download(_) => {
+            updater.receive(artifact.bytes()).unwrap();
+            match updater.prove() {
+                Ok(verified) => verified
+                    .activate()
+                    .map(drop)
+                    .map_err(|_| FailureCode::FlashWrite),
+                Err(ProveError::Failed(code)) => Err(code),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        next => {
+            assert_eq!(next, Next::CheckIn, "the order has ended");
+            assert_eq!(updater.receive(&[0]), Err(ReceiveError::NotDownloading));
+            Err(FailureCode::FlashWrite)
+        }
+    };
+    drop(updater);
+    (bench, result)
+}
+
+#[test]
+fn worn_flash_is_found_before_the_switch() {
+    let write = Err(FailureCode::FlashWrite);
+    for (place, expected) in [
+        (SLOTS[0] + 5, write),
+        (SLOTS[0] + 100_000, Err(FailureCode::HashMismatch)),
+        (OTADATA[0], write),
+        (OTADATA[0] + 5, write),
+        (OTADATA[0] + 24, write),
+        (OTADATA[0] + 29, write),
+    ] {
+        let (bench, result) = install_worn(place);
+        assert_eq!(result, expected, "worn at {place:#x}");
+        assert_eq!(common::runs(&bench), "2.0.0", "worn at {place:#x}");
+        assert!(bootable(&bench.flash, SLOTS[1]).is_some());
+    }
+}
+
+#[test]
+fn an_old_image_loses_its_head_before_its_slot_is_erased() {
+    let mut bench = updated(false);
+    bench.flash.start_log();
+    common::order_install(&mut bench, 9, &firmware("3.0.0", Behaviour::Works));
+    bench.start().unwrap();
+    let in_slot = |op: &&Op| op.offset >= SLOTS[0];
+    let first = bench.flash.log().iter().find(in_slot).unwrap();
+    let kind = OpKind::Program;
+    assert_eq!((first.kind, first.offset), (kind, SLOTS[0]));
 }
 
 #[test]

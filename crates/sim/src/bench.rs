@@ -22,8 +22,9 @@ use crate::{
 /// Turns of the app's loop in one start: far more than any update needs, so a loop that never
 /// settles is found.
 const TURNS_MAX: u32 = 200;
-/// Bytes that arrive together: no divisor of a page, so that every split is seen.
-const ARRIVING_BYTES: usize = 1000;
+/// Bytes that arrive together: no divisor of a page, so that every split is seen. The last ones
+/// may be lost with the power, on top of what the device has to fetch again.
+pub const ARRIVING_BYTES: usize = 251;
 /// Where `ota_0` begins in the table of [`Bench::new`].
 pub const FIRST_SLOT_OFFSET: u32 = 0x1_0000;
 
@@ -99,6 +100,10 @@ pub struct Bench {
     pub downloaded_bytes: u64,
     /// Starts of the app.
     pub starts: u32,
+    /// How often an image was activated.
+    pub activations: u32,
+    /// The first flash operation of the last confirmation of a trial.
+    pub confirm_op: Option<u64>,
     /// What the device reported.
     pub outcomes: Vec<SeenOutcome>,
     nonce: u64,
@@ -120,6 +125,8 @@ impl Bench {
             link_cuts: Vec::new(),
             downloaded_bytes: 0,
             starts: 0,
+            activations: 0,
+            confirm_op: None,
             outcomes: Vec::new(),
             nonce: 0,
         })
@@ -211,6 +218,7 @@ impl Bench {
                 },
                 Next::Prove => match updater.prove() {
                     Ok(verified) => {
+                        self.activations += 1;
                         let _ = verified.activate().map_err(device("activate"))?;
                         return Ok(Ended::Reset);
                     }
@@ -251,7 +259,12 @@ impl Bench {
                 let rejected = updater.reject(FailureCode::HealthCheck);
                 return rejected.map(Next::Reset).map_err(device("reject"));
             }
-            _ => updater.confirm().map_err(device("confirm"))?,
+            _ => {
+                if updater.is_on_trial() {
+                    self.confirm_op = Some(updater.flash().ops());
+                }
+                updater.confirm().map_err(device("confirm"))?;
+            }
         }
         updater.answer(&answer).map_err(device("answer"))
     }

@@ -1,0 +1,168 @@
+//! The power fails at every flash operation of an update: see `fota_sim::powercut`.
+
+use std::time::Instant;
+
+use fota_proto::{FailureCode, limits::CHUNK_BYTES};
+use fota_sim::{
+    bench::{ARRIVING_BYTES, Bench},
+    firmware::{Behaviour, Spec, image},
+    powercut::{Figures, Story},
+    scripted::{Artifact, Ask, ScriptedServer},
+};
+
+const SMALL_BYTES: usize = 24 * 1024;
+/// Long enough for a 64 KiB block erase with sectors behind it.
+const BLOCK_BYTES: usize = 72 * 1024 + 16;
+/// Random stories for each bootloader.
+const WALKS: u64 = 1000;
+/// No more than power losses that a trial may take: beyond them it is given up, as it should be.
+const CUTS_PER_WALK: u32 = fota_device::TRIAL_POWER_LOSS_MAX as u32;
+
+fn firmware(version: &str, image_bytes: usize, behaviour: Behaviour) -> Artifact {
+    let spec = Spec::new(version).image_bytes(image_bytes);
+    let seed = version.bytes().map(u64::from).sum();
+    Artifact::new(image(&spec.seed(seed).behaviour(behaviour)).unwrap())
+}
+
+/// A device that was updated once, so that each slot holds an image and an entry names it.
+fn device(image_bytes: usize, rollback: bool) -> (Bench, Vec<Artifact>) {
+    let first = firmware("1.0.0", image_bytes, Behaviour::Works);
+    let second = firmware("2.0.0", image_bytes, Behaviour::Works);
+    let mut bench = Bench::new(first.bytes(), 0x2_0000, rollback).unwrap();
+    bench.server = ScriptedServer::new(1, Ask::Install(second.clone()));
+    bench.run(3).unwrap();
+    (bench, vec![first, second])
+}
+
+fn install(image_bytes: usize, rollback: bool, behaviour: Behaviour) -> Story {
+    let (mut before, mut authentic) = device(image_bytes, rollback);
+    let works = behaviour == Behaviour::Works;
+    let third = firmware("3.0.0", image_bytes, behaviour);
+    before.server = ScriptedServer::new(2, Ask::Install(third.clone()));
+    let second = authentic[1].elf;
+    let elf = third.elf;
+    authentic.push(third);
+    Story {
+        before,
+        authentic,
+        on_trial: Some(elf),
+        ends_with: if works { elf } else { second },
+        reported: (!works).then_some(FailureCode::HealthCheck),
+    }
+}
+
+/// The first update of a device as it comes from the factory: blank otadata, blank slot.
+fn first_install(rollback: bool) -> Story {
+    let first = firmware("1.0.0", SMALL_BYTES, Behaviour::Works);
+    let second = firmware("2.0.0", SMALL_BYTES, Behaviour::Works);
+    let mut before = Bench::new(first.bytes(), 0x2_0000, rollback).unwrap();
+    before.server = ScriptedServer::new(2, Ask::Install(second.clone()));
+    Story {
+        before,
+        on_trial: Some(second.elf),
+        ends_with: second.elf,
+        authentic: vec![first, second],
+        reported: None,
+    }
+}
+
+fn leave(rollback: bool) -> Story {
+    let (mut before, authentic) = device(SMALL_BYTES, rollback);
+    before.server = ScriptedServer::new(3, Ask::Leave(authentic[1].elf));
+    Story {
+        before,
+        on_trial: None,
+        ends_with: authentic[0].elf,
+        authentic,
+        reported: None,
+    }
+}
+
+fn cut_everywhere(name: &str, story: &Story) -> Figures {
+    let start = Instant::now();
+    let figures = story
+        .cut_everywhere()
+        .unwrap_or_else(|broken| panic!("{name}: {broken}"));
+    let Figures {
+        ops,
+        planned,
+        executed,
+        starts_max,
+        extra_bytes_max,
+        repeated,
+    } = figures;
+    println!(
+        "{name}: {ops} flash operations, {planned} cuts planned, {executed} executed, at most \
+         {starts_max} more starts and {extra_bytes_max} extra bytes, {repeated} updates \
+         activated again, {:.1} s",
+        start.elapsed().as_secs_f32()
+    );
+    assert_eq!(planned, executed, "{name}");
+    assert!(ops > 0, "{name}");
+    let most = u64::from(CHUNK_BYTES) + ARRIVING_BYTES as u64;
+    assert!(extra_bytes_max <= most, "{name}: {figures:?}");
+    figures
+}
+
+#[test]
+fn a_power_cut_anywhere_in_an_update_is_survived() {
+    for rollback in [false, true] {
+        let name = format!("update of 24 KiB, rollback {rollback}");
+        let story = install(SMALL_BYTES, rollback, Behaviour::Works);
+        cut_everywhere(&name, &story);
+    }
+}
+
+#[test]
+fn a_power_cut_in_a_block_erase_is_survived() {
+    let story = install(BLOCK_BYTES, true, Behaviour::Works);
+    cut_everywhere("update of 72 KiB, rollback true", &story);
+}
+
+#[test]
+fn a_power_cut_anywhere_in_the_first_update_is_survived() {
+    for rollback in [false, true] {
+        let name = format!("first update, rollback {rollback}");
+        cut_everywhere(&name, &first_install(rollback));
+    }
+}
+
+#[test]
+fn a_power_cut_anywhere_in_a_failed_update_is_survived() {
+    for rollback in [false, true] {
+        let name = format!("update that fails its self-test, rollback {rollback}");
+        let story = install(SMALL_BYTES, rollback, Behaviour::FailsSelfTest);
+        cut_everywhere(&name, &story);
+    }
+}
+
+#[test]
+fn a_power_cut_anywhere_in_a_rollback_is_survived() {
+    for rollback in [false, true] {
+        let name = format!("operator's rollback, rollback {rollback}");
+        cut_everywhere(&name, &leave(rollback));
+    }
+}
+
+#[test]
+fn several_power_cuts_in_one_update_are_survived() {
+    let start = Instant::now();
+    let (mut cuts, mut extra) = (0, 0);
+    for rollback in [false, true] {
+        let story = install(SMALL_BYTES, rollback, Behaviour::Works);
+        for seed in 0..WALKS {
+            let figures = story.walk(seed, CUTS_PER_WALK).unwrap_or_else(|broken| {
+                panic!("story.walk({seed}, {CUTS_PER_WALK}), rollback {rollback}: {broken}")
+            });
+            cuts += figures.executed;
+            extra = extra.max(figures.extra_bytes_max);
+            let most = figures.executed * (u64::from(CHUNK_BYTES) + ARRIVING_BYTES as u64);
+            assert!(figures.extra_bytes_max <= most, "seed {seed}: {figures:?}");
+        }
+    }
+    println!(
+        "{} walks: {cuts} cuts, at most {extra} extra bytes, {:.1} s",
+        2 * WALKS,
+        start.elapsed().as_secs_f32()
+    );
+}
