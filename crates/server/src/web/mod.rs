@@ -14,7 +14,7 @@ use axum::{
     extract::{Path, RawQuery, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::map_response,
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 
@@ -31,6 +31,7 @@ use view::{DEVICES_SHOWN_MAX, Door, EVENTS_SHOWN_MAX, Facts, Fleet, Page, ROLLOU
 pub fn routes(_state: &AppState) -> Router<AppState> {
     Router::new()
         .route("/", get(page))
+        .route("/rollouts/{id}", get(rollout))
         .route("/assets/{name}", get(asset))
         .layer(map_response(guarded))
 }
@@ -138,6 +139,13 @@ fn html_response(status: StatusCode, html: String) -> Response {
         (header::CACHE_CONTROL, "no-store"),
     ];
     (status, headers, html).into_response()
+}
+
+/// `GET /rollouts/r-42`, the address that the commands print: its card on the page.
+async fn rollout(Path(id): Path<String>) -> Response {
+    let number = id.strip_prefix("r-").unwrap_or(&id).parse::<u32>();
+    let place = number.map_or_else(|_| "/".to_owned(), |number| format!("/#r-{number}"));
+    Redirect::to(&place).into_response()
 }
 
 /// `GET /assets/{hash}.{ext}`.

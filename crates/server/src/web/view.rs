@@ -231,6 +231,8 @@ struct Row {
     target: Option<String>,
     state: Option<Badge>,
     percent: Option<u8>,
+    /// Rollout of the attempt, 0 where there is none: a bar of another one starts anew.
+    rollout: i64,
     note: Option<String>,
     presence: Badge,
     seen: When,
@@ -244,12 +246,13 @@ impl Row {
             id: device.id.clone(),
             groups: device.groups.join(", "),
             unidentified: device.warning.as_deref().is_some_and(is_unidentified),
-            chip: device.chip.clone().unwrap_or_else(|| "unknown".into()),
+            chip: device.chip.clone().unwrap_or_default(),
             running: running.unwrap_or("unknown").into(),
             running_note: running_note(device),
             target: attempt.and_then(|attempt| target(attempt, running)),
             state: state(device),
             percent: attempt.and_then(percent),
+            rollout: attempt.map_or(0, |attempt| attempt.rollout),
             note: note(device),
             presence: presence(device.presence),
             seen: When::new(device.last_seen, now_ms),
@@ -260,8 +263,10 @@ impl Row {
 struct Line {
     icon: &'static str,
     tone: &'static str,
+    /// The device, or else the rollout, that it is about.
+    subject: String,
+    verb: &'static str,
     text: String,
-    device: Option<String>,
     at: When,
 }
 
@@ -271,8 +276,9 @@ impl Line {
         Self {
             icon: badge.icon,
             tone: badge.tone,
+            subject: subject(event),
+            verb: verb(&event.kind),
             text: event.text.clone(),
-            device: event.device.clone(),
             at: When::new(event.at, now_ms),
         }
     }
@@ -461,6 +467,31 @@ fn presence(presence: Presence) -> Badge {
         Presence::Online => Badge::new("dot", "online", "ok"),
         Presence::Late => Badge::new("half", "late", "warn"),
         Presence::Offline => Badge::new("ring", "offline", "idle"),
+    }
+}
+
+fn subject(event: &Event) -> String {
+    match (&event.device, event.rollout) {
+        (Some(device), _) => device.clone(),
+        (None, Some(rollout)) => format!("r-{rollout}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// What the text of an event leaves to its kind.
+fn verb(kind: &str) -> &'static str {
+    match kind {
+        "release.uploaded" => "uploaded",
+        "release.yanked" => "withdrawn:",
+        "rollout.started" => "started:",
+        "rollout.paused" => "paused:",
+        "rollout.resumed" => "resumed:",
+        "rollout.aborted" => "aborted:",
+        "rollout.retried" => "tried again:",
+        "rollback.requested" => "ordered back:",
+        "rollback.done" => "went back:",
+        "rollback.excluded" => "not ordered back:",
+        _ => "",
     }
 }
 

@@ -38,7 +38,7 @@
   // A bar never goes back because an answer was older than an event.
   function keepProgress(before, after) {
     const was = before.querySelector('progress'), is = after.querySelector('progress');
-    if (was && is && was.value > is.value && was.dataset.bytes === is.dataset.bytes) setBar(is, was.value);
+    if (was && is && was.value > is.value && was.dataset.rollout === is.dataset.rollout) setBar(is, was.value);
   }
 
   function setBar(bar, percent) {
@@ -106,7 +106,7 @@
     if (event.bytes_total) {
       const row = event.device && document.getElementById('d-' + event.device);
       const bar = row && row.querySelector('progress');
-      if (bar) {
+      if (bar && Number(bar.dataset.rollout) === event.rollout) {
         const percent = Math.min(100, Math.floor(event.bytes_done * 100 / event.bytes_total));
         if (percent > bar.value) setBar(bar, percent);
         return;
