@@ -248,7 +248,7 @@ fn count_installs(next: &mut Attempt, release: &Release, report: &Report) {
 }
 
 fn take_bytes(next: &mut Attempt, report: &Report) {
-    if next.state == AttemptState::Succeeded {
+    if matches!(next.state, AttemptState::Trial | AttemptState::Succeeded) {
         next.bytes_done = next.bytes_total;
     } else if let Some(progress) = report.progress
         && progress.order == next.order()

@@ -250,7 +250,7 @@ impl Work<'_> {
             chip: report.chip,
             chip_revision: report.chip_revision,
             project: report.project.clone(),
-            version: report.version.clone(),
+            version: running_version(self.plan, report),
             elf: report.elf,
             confirmed: report.confirmed,
             slot: report.slot,
@@ -627,6 +627,13 @@ impl Work<'_> {
 
 /// Seconds that a new image has to confirm itself where the rollout says nothing.
 pub const TRIAL_DEADLINE_S: u32 = 300;
+
+/// The version of what runs: the release's where the digest is one's, else what the device says.
+/// Arduino and MicroPython builds carry a constant or nothing; their releases are named by people.
+fn running_version(plan: &Plan, report: &Report) -> Option<String> {
+    let runs = report.elf.and_then(|elf| plan.by_elf(elf));
+    runs.map(|release| release.version.clone()).or_else(|| report.version.clone())
+}
 
 /// What to show where the version text and the running image disagree.
 fn warning(plan: &Plan, report: &Report) -> Option<String> {

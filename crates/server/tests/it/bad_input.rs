@@ -1,1 +1,407 @@
+//! Bad input to every endpoint gives 4xx with a problem that names the field, and stores nothing.
+//! The list of routes drives it: a route without an entry fails the test.
 
+use std::collections::BTreeSet;
+
+use fota_server::api::ROUTES;
+use reqwest::{Method, header};
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+/// A request that must be refused.
+#[derive(Debug)]
+struct Bad {
+    /// The path with its variables filled in, and a query.
+    path: String,
+    kind: Option<&'static str>,
+    body: Vec<u8>,
+    status: u16,
+    field: Option<&'static str>,
+}
+
+impl Bad {
+    fn path(path: &str, status: u16, field: &'static str) -> Self {
+        Self {
+            path: path.to_owned(),
+            kind: None,
+            body: Vec::new(),
+            status,
+            field: Some(field),
+        }
+    }
+
+    fn json(path: &str, body: Value, status: u16, field: &'static str) -> Self {
+        Self {
+            kind: Some("application/json"),
+            body: body.to_string().into_bytes(),
+            ..Self::path(path, status, field)
+        }
+    }
+
+    fn raw(path: &str, kind: &'static str, body: Vec<u8>, status: u16, field: &'static str) -> Self {
+        Self {
+            kind: Some(kind),
+            body,
+            ..Self::path(path, status, field)
+        }
+    }
+}
+
+/// What every endpoint with a JSON body must refuse.
+fn any_json(path: &str) -> Vec<Bad> {
+    let json = "application/json";
+    let junk = |body: &str| Bad::raw(path, json, body.into(), 400, "body");
+    vec![
+        junk("{"),
+        junk("[]"),
+        junk("null"),
+        junk("\"text\""),
+        junk("\u{0}\u{1}"),
+        Bad::raw(path, json, vec![0xff; 64], 400, "body"),
+        Bad::raw(path, json, b"[".repeat(100_000), 400, "body"),
+        Bad::raw(path, json, vec![b' '; 1024 * 1024 + 1], 413, "body"),
+        Bad::raw(path, "text/plain", b"{}".to_vec(), 415, "content-type"),
+        Bad::raw(path, "application/octet-stream", b"{}".to_vec(), 415, "content-type"),
+        Bad::json(path, json!({"surprise": 1}), 400, "surprise"),
+    ]
+}
+
+fn bad_pages(path: &str) -> Vec<Bad> {
+    let bad = |query: &str, field| Bad::path(&format!("{path}?{query}"), 400, field);
+    vec![
+        bad("limit=0", "limit"),
+        bad("limit=1001", "limit"),
+        bad("limit=-1", "limit"),
+        bad("limit=many", "limit"),
+        bad("limit=99999999999999999999", "limit"),
+        bad("surprise=1", "surprise"),
+    ]
+}
+
+fn bad_ids(before: &str, after: &str, field: &'static str) -> Vec<Bad> {
+    let bad = ["..%2F..%2Fetc%2Fpasswd", "%00", "a%20b", "%FF", "all", ".hidden"];
+    let path = |id: &str| format!("{before}{id}{after}");
+    bad.iter()
+        .map(|id| Bad {
+            // What is no UTF-8 is refused before it can be called an id.
+            field: Some(if *id == "%FF" { "path" } else { field }),
+            ..Bad::path(&path(id), 400, field)
+        })
+        .collect()
+}
+
+fn bad_numbers(before: &str, after: &str) -> Vec<Bad> {
+    let path = |id: &str| format!("{before}{id}{after}");
+    let mut all: Vec<Bad> = ["x", "1.5", "-", "99999999999999999999", "%00", "1%2F2", "r-"]
+        .iter()
+        .map(|id| Bad::path(&path(id), 400, "id"))
+        .collect();
+    all.push(Bad::path(&path("999"), 404, "id"));
+    all
+}
+
+/// Bodies that a rollout request must not have; the field is named.
+fn bad_rollouts(path: &str) -> Vec<Bad> {
+    let with = |key: &str, value: Value| {
+        let mut body = json!({"release": "1.0.5", "to": ["all"]});
+        body[key] = value;
+        body
+    };
+    let bad = |key: &'static str, value: Value| Bad::json(path, with(key, value), 400, key);
+    let mut all = any_json(path);
+    all.extend([
+        Bad::json(path, json!({"to": ["all"]}), 400, "release"),
+        Bad::json(path, json!({"release": "1.0.5"}), 400, "to"),
+        Bad::json(path, with("release", json!("9.9.9")), 404, "release"),
+        Bad::json(path, with("to", json!(["group:nobody"])), 404, "to"),
+        bad("release", json!(5)),
+        bad("to", json!("all")),
+        bad("to", json!([])),
+        bad("to", json!(["../x"])),
+        bad("to", json!(["group:"])),
+        bad("to", json!(vec!["a"; 10_001])),
+        bad("failures_max", json!(-1)),
+        bad("failures_max", json!(0)),
+        bad("failures_max", json!("two")),
+        bad("rollback_on_failure", json!("yes")),
+        bad("trial_deadline_s", json!(0)),
+        bad("trial_deadline_s", json!(1e300)),
+        bad("trial_deadline_s", json!(4_000_000_000u32)),
+        bad("allow_product_change", json!(1)),
+        bad("idempotency_key", json!("")),
+        bad("idempotency_key", json!("k".repeat(129))),
+        Bad {
+            field: Some("to[0]"),
+            ..bad("to", json!([5]))
+        },
+    ]);
+    all
+}
+
+fn bad_reasons(before: &str, after: &str) -> Vec<Bad> {
+    let path = format!("{before}1{after}");
+    let mut all = bad_numbers(before, after);
+    all.extend(any_json(&path));
+    all.extend([
+        Bad::json(&path, json!({"reason": 5}), 400, "reason"),
+        Bad::json(&path, json!({"reason": "r".repeat(4097)}), 400, "reason"),
+    ]);
+    all
+}
+
+/// The requests that each route must refuse; none for those that take no input.
+fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
+    const CBOR: &str = "application/cbor";
+    let blob = |name: &str, status, field| Bad::path(&format!("/d/v1/blobs/{name}"), status, field);
+    let upload = |query: &str, status, field| Bad {
+        body: Image::new("7.0.0").bytes,
+        ..Bad::path(&format!("/api/v1/releases?{query}"), status, field)
+    };
+    Some(match (method, path) {
+        ("GET", "/healthz" | "/readyz" | "/api/openapi.json" | "/api/v1/server")
+        | ("GET", "/api/v1/fleet/summary") => Vec::new(),
+        ("POST", "/d/v1/check-in") => bad_check_ins(),
+        ("GET", "/d/v1/blobs/{sha256}") => vec![
+            blob("x", 400, "sha256"),
+            blob("..%2Foperator-token", 400, "sha256"),
+            blob(&"g".repeat(64), 400, "sha256"),
+            blob(&"0".repeat(64), 404, "sha256"),
+            blob("%FF", 400, "path"),
+        ],
+        ("POST", "/api/v1/releases") => vec![
+            upload("surprise=1", 400, "surprise"),
+            upload("allow_version_mismatch=perhaps", 400, "allow_version_mismatch"),
+            upload("version=", 400, "version"),
+            upload("version=%0A", 400, "version"),
+            upload(&format!("version={}", "9".repeat(33)), 400, "version"),
+            upload("version=9.9.9", 409, "version"),
+            upload(&format!("notes={}", "n".repeat(4097)), 400, "notes"),
+            upload("version=1&version=2", 400, "version"),
+            Bad::raw(path, "application/octet-stream", vec![0; 1024 * 1024], 422, "body"),
+            Bad::raw(path, "application/octet-stream", Vec::new(), 422, "body"),
+        ],
+        ("GET", "/api/v1/releases" | "/api/v1/rollouts") => {
+            let mut all = bad_pages(path);
+            all.push(Bad::path(&format!("{path}?after=x"), 400, "after"));
+            all.push(Bad::path(&format!("{path}?after=-5"), 400, "after"));
+            all
+        }
+        ("GET", "/api/v1/releases/{id}") => bad_numbers("/api/v1/releases/", ""),
+        ("GET", "/api/v1/releases/{id}/image") => bad_numbers("/api/v1/releases/", "/image"),
+        ("POST", "/api/v1/releases/{id}/yank") => bad_reasons("/api/v1/releases/", "/yank"),
+        ("GET", "/api/v1/devices") => {
+            let mut all = bad_pages(path);
+            all.push(Bad::path("/api/v1/devices?group=..%2Fx", 400, "group"));
+            all.push(Bad::path("/api/v1/devices?state=%25", 400, "state"));
+            all.push(Bad::path("/api/v1/devices?after=a%20b", 400, "after"));
+            all
+        }
+        ("GET", "/api/v1/devices/{id}") => {
+            let mut all = bad_ids("/api/v1/devices/", "", "id");
+            all.push(Bad::path("/api/v1/devices/nobody", 404, "id"));
+            all
+        }
+        ("GET", "/api/v1/devices/{id}/events") => {
+            let mut all = bad_ids("/api/v1/devices/", "/events", "id");
+            all.extend(bad_pages("/api/v1/devices/known/events"));
+            all.push(Bad::path("/api/v1/devices/nobody/events", 404, "id"));
+            all.push(Bad::path("/api/v1/devices/known/events?after=x", 400, "after"));
+            all
+        }
+        ("POST", "/api/v1/devices/{id}/unblock") => {
+            let unblock = |id: &str| format!("/api/v1/devices/{id}/unblock");
+            let body = json!({"release": "1.0.5"});
+            let known = unblock("known");
+            let mut all = any_json(&known);
+            all.extend([
+                Bad::json(&unblock("nobody"), body.clone(), 404, "id"),
+                Bad::json(&unblock("a%20b"), body.clone(), 400, "id"),
+                Bad::json(&known, body, 409, "release"),
+                Bad::json(&known, json!({}), 400, "release"),
+                Bad::json(&known, json!({"release": "9.9.9"}), 404, "release"),
+                Bad::json(&known, json!({"release": []}), 400, "release"),
+            ]);
+            all
+        }
+        ("GET", "/api/v1/groups") => bad_pages(path),
+        ("POST", "/api/v1/groups") => {
+            let mut all = any_json(path);
+            let names = [json!(""), json!("all"), json!("../x"), json!("a b"), json!(5), json!("x".repeat(65))];
+            all.extend(names.map(|name| Bad::json(path, json!({"name": name}), 400, "name")));
+            all.push(Bad::json(path, json!({}), 400, "name"));
+            all
+        }
+        ("DELETE", "/api/v1/groups/{name}") => {
+            let mut all = bad_ids("/api/v1/groups/", "", "name");
+            all.push(Bad::path("/api/v1/groups/nobody", 404, "name"));
+            all
+        }
+        ("POST", "/api/v1/groups/{name}/devices") => {
+            let path = "/api/v1/groups/hall/devices";
+            let mut all = any_json(path);
+            all.extend([
+                Bad::json(path, json!({"add": ["../x"]}), 400, "add"),
+                Bad::json(path, json!({"add": "a"}), 400, "add"),
+                Bad::json(path, json!({"add": vec!["a"; 10_001]}), 400, "add"),
+                Bad::json(path, json!({}), 400, "add"),
+                Bad::json("/api/v1/groups/nobody/devices", json!({"add": []}), 404, "name"),
+            ]);
+            all
+        }
+        ("DELETE", "/api/v1/groups/{name}/devices/{id}") => {
+            let mut all = bad_ids("/api/v1/groups/hall/devices/", "", "id");
+            all.extend(bad_ids("/api/v1/groups/", "/devices/known", "name"));
+            all.push(Bad::path("/api/v1/groups/hall/devices/known", 404, "id"));
+            all.push(Bad::path("/api/v1/groups/nobody/devices/known", 404, "name"));
+            all
+        }
+        ("POST", "/api/v1/rollouts" | "/api/v1/rollouts/preview") => bad_rollouts(path),
+        ("GET", "/api/v1/rollouts/{id}") => bad_numbers("/api/v1/rollouts/", ""),
+        ("POST", "/api/v1/rollouts/{id}/pause") => bad_reasons("/api/v1/rollouts/", "/pause"),
+        ("POST", "/api/v1/rollouts/{id}/resume") => bad_reasons("/api/v1/rollouts/", "/resume"),
+        ("POST", "/api/v1/rollouts/{id}/abort") => bad_reasons("/api/v1/rollouts/", "/abort"),
+        ("POST", "/api/v1/rollouts/{id}/retry") => bad_reasons("/api/v1/rollouts/", "/retry"),
+        ("POST", "/api/v1/rollbacks") => {
+            let mut all = any_json(path);
+            let good = || json!({"to": ["known"], "reason": "r"});
+            let with = |key: &str, value: Value| {
+                let mut body = good();
+                body[key] = value;
+                body
+            };
+            all.extend([
+                Bad::json(path, json!({"to": ["known"]}), 400, "reason"),
+                Bad::json(path, json!({"reason": "r"}), 400, "to"),
+                Bad::json(path, with("to", json!([])), 400, "to"),
+                Bad::json(path, with("to", json!(["a b"])), 400, "to"),
+                Bad::json(path, with("to", json!(["group:nobody"])), 404, "to"),
+                Bad::json(path, with("reason", json!(" ")), 400, "reason"),
+                Bad::json(path, with("reason", json!("r".repeat(97))), 400, "reason"),
+                Bad::json(path, with("release", json!("9.9.9")), 404, "release"),
+                Bad::json(path, with("release", json!(1)), 400, "release"),
+            ]);
+            all
+        }
+        ("GET", "/api/v1/events") => {
+            let mut all = bad_pages(path);
+            all.extend([
+                Bad::path("/api/v1/events?after=x", 400, "after"),
+                Bad::path("/api/v1/events?device=a%20b", 400, "device"),
+                Bad::path("/api/v1/events?rollout=x", 400, "rollout"),
+            ]);
+            all
+        }
+        ("GET", "/api/v1/events/stream") => vec![
+            Bad::path("/api/v1/events/stream?rollout=x", 400, "rollout"),
+            Bad::path("/api/v1/events/stream?after=x", 400, "after"),
+            Bad::path("/api/v1/events/stream?surprise=1", 400, "surprise"),
+        ],
+        _ => {
+            let _ = CBOR;
+            return None;
+        }
+    })
+}
+
+fn bad_check_ins() -> Vec<Bad> {
+    let path = "/d/v1/check-in";
+    let cbor = |body: Vec<u8>, status, field| Bad::raw(path, "application/cbor", body, status, field);
+    let device = |change: &dyn Fn(&mut TestDevice)| {
+        let mut device = TestDevice::running("bad", &Image::new("1.0.5"));
+        change(&mut device);
+        device.message()
+    };
+    let good = device(&|_| {});
+    let mut longer = good.clone();
+    longer.push(0);
+    let mut protocol = good.clone();
+    // A map of 17 entries begins with two bytes at most; key 0 and its value follow.
+    let at = protocol.iter().position(|byte| *byte == 0).expect("key 0") + 1;
+    protocol[at] = 9;
+    let mut all = vec![
+        cbor(Vec::new(), 400, "body"),
+        cbor(b"junk".to_vec(), 400, "body"),
+        cbor(vec![0x9f; 1000], 400, "body"),
+        cbor(vec![0xbf; 1000], 400, "body"),
+        cbor(vec![0; 1025], 413, "body"),
+        cbor(vec![0xff; 1024 * 1024], 413, "body"),
+        cbor(longer, 400, "body"),
+        cbor(protocol, 400, "protocol"),
+        cbor(device(&|d| d.id = String::new()), 400, "device"),
+        cbor(device(&|d| d.id = "../x".to_owned()), 400, "device"),
+        cbor(device(&|d| d.version = "v".repeat(33)), 400, "version"),
+        cbor(device(&|d| d.version = "1\u{1b}[2J".to_owned()), 400, "version"),
+        cbor(device(&|d| d.project = "p".repeat(33)), 400, "project"),
+        Bad::raw(path, "application/json", good.clone(), 415, "content-type"),
+    ];
+    for cut in 0..good.len() {
+        all.push(cbor(good[..cut].to_vec(), 400, "body"));
+    }
+    all
+}
+
+/// Everything that is stored, as text.
+async fn stored(server: &Server) -> Vec<Value> {
+    let mut all = Vec::new();
+    for path in ["/api/v1/releases", "/api/v1/devices", "/api/v1/groups", "/api/v1/rollouts", "/api/v1/events?limit=1000"] {
+        all.push(server.get(path).await.json());
+    }
+    all
+}
+
+#[tokio::test]
+async fn bad_input_to_every_endpoint_is_refused_by_the_name_of_the_field() {
+    each_database(async |server| {
+        let image = Image::new("1.0.5");
+        server.release(&image).await;
+        TestDevice::running("known", &image).check_in(&server).await;
+        server.post("/api/v1/groups", json!({"name": "hall"})).await;
+        server.rollout(json!({"release": "1.0.5", "to": ["group:hall"]})).await;
+        let before = stored(&server).await;
+        for (method, path) in ROUTES {
+            let requests = bad_requests(method, path);
+            let requests = requests.unwrap_or_else(|| panic!("no bad input is tried on {method} {path}"));
+            for bad in requests {
+                let method: Method = method.parse().expect("a method");
+                let mut request = server.request(method.clone(), &bad.path);
+                if let Some(kind) = bad.kind {
+                    request = request.header(header::CONTENT_TYPE, kind);
+                }
+                let reply = Reply::of(request.body(bad.body.clone())).await;
+                let shown: String = String::from_utf8_lossy(&bad.body).chars().take(80).collect();
+                let what = format!("{method} {} {shown:?}", bad.path);
+                let text = String::from_utf8_lossy(&reply.body);
+                assert_eq!(reply.status.as_u16(), bad.status, "{what}: {text}");
+                let (_, field, _) = reply.problem(bad.status);
+                assert_eq!(field.as_deref(), bad.field, "{what}: {text}");
+            }
+        }
+        assert_eq!(stored(&server).await, before, "a refused request changed something");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_unknown_path_and_a_wrong_method_are_problems_too() {
+    let server = Server::start(Setup::default()).await;
+    for path in ["/nothing", "/api/v1/nothing", "/d/v1/", "/api/v1/devices/a/b/c", "/%2e%2e/%2e%2e/etc/passwd"] {
+        let (code, _, _) = server.get(path).await.problem(404);
+        assert_eq!(code, "not_found", "{path}");
+    }
+    let methods: BTreeSet<&str> = ["GET", "POST", "PUT", "PATCH", "DELETE"].into();
+    for (_, path) in ROUTES {
+        let taken: BTreeSet<&str> = ROUTES
+            .iter()
+            .filter(|(_, other)| other == path)
+            .map(|(method, _)| *method)
+            .collect();
+        for method in &methods - &taken {
+            let filled = path.replace("{sha256}", &"0".repeat(64)).replace(['{', '}'], "");
+            // `/rollouts/preview` is also `/rollouts/{id}`, and `/groups/{name}` is not a list.
+            let request = server.request(method.parse().expect("a method"), &filled);
+            let (code, _, _) = Reply::of(request).await.problem(405);
+            assert_eq!(code, "method_not_allowed", "{method} {path}");
+        }
+    }
+}

@@ -152,6 +152,7 @@ async fn version_file_lie_is_detected() {
             device.warning.as_deref(),
             Some("reports 1.0.6 but runs the 1.0.5 image")
         );
+        assert_eq!(device.version.as_deref(), Some("1.0.5"), "what runs, not what is claimed");
         let attempt = device.attempt.expect("an attempt");
         assert_eq!(attempt.state, AttemptState::Failed(FailureCode::VersionLie));
         assert!(attempt.explanation.expect("told").contains("runs another image"));

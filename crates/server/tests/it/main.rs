@@ -15,4 +15,6 @@ mod openapi;
 mod releases;
 mod rollbacks;
 mod rollouts;
+mod seed;
+mod seed_bench;
 mod start;
