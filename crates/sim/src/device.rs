@@ -156,6 +156,11 @@ impl SimDevice {
         &mut self.link
     }
 
+    /// Notes why the next start happens, after a life that was cut short.
+    pub fn reset(&mut self, reason: ResetReason) {
+        self.board.reset(reason);
+    }
+
     /// What it has done so far.
     pub fn counters(&self) -> Counters {
         self.counters.clone()

@@ -329,6 +329,7 @@ mod tests {
         Exchange {
             connection,
             target: target.to_owned(),
+            range_start: 0,
             request_head: 120,
             request_body: 0,
             answer_head: 150,

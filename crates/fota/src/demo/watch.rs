@@ -6,7 +6,7 @@ use std::{
 };
 
 use fota_client::{Client, Incoming};
-use fota_proto::manager::Event;
+use fota_proto::{AttemptState, manager::Event};
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 
 /// How long to wait for an event before looking again: a stream may lose its connection.
@@ -45,11 +45,14 @@ impl Watch {
         tokio::time::sleep(BUNCH).await;
     }
 
-    /// Bytes in the flash of a device, as it reported them, in the order of the reports.
+    /// Bytes in the flash of a device while it downloads, in the order of its reports.
     pub fn progress_of(&self, device: &str) -> Vec<u64> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_device = events.iter().filter(|event| event.device.as_deref() == Some(device));
-        of_device.filter_map(|event| event.bytes_done).collect()
+        let downloading = events.iter().filter(|event| {
+            event.device.as_deref() == Some(device)
+                && event.state == Some(AttemptState::Downloading)
+        });
+        downloading.filter_map(|event| event.bytes_done).collect()
     }
 
     /// When the newest event happened, by the server's clock.

@@ -28,6 +28,8 @@ pub struct Exchange {
     pub connection: u32,
     /// Method and path, e.g. `GET /api/inverter/fota/manifest`.
     pub target: String,
+    /// First byte of a `Range` header; 0 without one.
+    pub range_start: u64,
     /// Request line and headers.
     pub request_head: u64,
     /// Request body.
@@ -112,12 +114,22 @@ impl Note {
         Exchange {
             connection: self.connection,
             target,
+            range_start: range_start(&line),
             request_head: self.request.head.len() as u64,
             request_body: self.request.body_bytes,
             answer_head: self.answer.head.len() as u64,
             answer_body: self.answer.body_bytes,
         }
     }
+}
+
+/// `Range: bytes=START-`
+fn range_start(head: &str) -> u64 {
+    let headers = head.lines().filter_map(|line| line.split_once(':'));
+    let mut ranges = headers.filter(|(name, _)| name.eq_ignore_ascii_case("range"));
+    let range = ranges.next().and_then(|(_, value)| value.trim().strip_prefix("bytes="));
+    let start = range.and_then(|range| range.split_once('-')?.0.parse().ok());
+    start.unwrap_or(0)
 }
 
 impl Message {

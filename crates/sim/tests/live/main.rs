@@ -1,0 +1,8 @@
+//! Simulated devices against the real server, over real HTTP on loopback.
+
+mod bytes;
+mod convergence;
+mod faults;
+mod resume;
+mod seed_runs;
+mod world;
