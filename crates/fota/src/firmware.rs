@@ -62,7 +62,7 @@ impl Firmware {
     /// The version in the app description.
     pub fn version(&self) -> Option<String> {
         let desc = self.image.as_ref().ok()?.desc?;
-        Some(desc.version.as_str().to_owned())
+        desc.own_version().map(str::to_owned)
     }
 }
 

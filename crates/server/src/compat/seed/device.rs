@@ -247,7 +247,6 @@ mod tests {
             chip: Some(0),
             bytes: IMAGE_BYTES,
             sha256: Sha256([1; 32]),
-            md5: String::new(),
             head: [0; 16],
             elf: Some(Sha256([2; 32])),
             idf_version: None,
