@@ -28,7 +28,7 @@ const VERSION_COLOURS: usize = 6;
 
 /// Kinds of events that the script listens to; a browser only hands on those it is asked for.
 /// What is missing here shows up with the next refresh, seconds later.
-const EVENT_KINDS: [&str; 31] = [
+const EVENT_KINDS: [&str; 33] = [
     "attempt.aborted",
     "attempt.downloaded",
     "attempt.downloading",
@@ -48,6 +48,8 @@ const EVENT_KINDS: [&str; 31] = [
     "device.unblocked",
     "device.warning",
     "group.changed",
+    "group.created",
+    "group.removed",
     "release.uploaded",
     "release.yanked",
     "rollback.done",
