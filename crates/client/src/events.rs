@@ -1,10 +1,10 @@
 //! The event stream: `text/event-stream` that goes on where it stopped when the connection breaks.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use fota_proto::manager::Event;
 use reqwest::{Method, header};
-use tokio::time::Instant;
+use tokio::time::Sleep;
 
 use crate::{Client, Error, Result, SILENCE_MAX, send};
 
@@ -42,9 +42,8 @@ pub struct EventStream {
 
 #[derive(Debug)]
 enum State {
-    Down {
-        until: Instant,
-    },
+    /// `wait` is over before the next try; none means at once.
+    Down { wait: Option<Pin<Box<Sleep>>> },
     Up {
         response: reqwest::Response,
         lines: Lines,
@@ -59,9 +58,7 @@ impl Client {
             rollout,
             last_id: after,
             retry: RETRY_FIRST,
-            state: State::Down {
-                until: Instant::now(),
-            },
+            state: State::Down { wait: None },
         }
     }
 }
@@ -74,8 +71,11 @@ impl EventStream {
     pub async fn next(&mut self) -> Result<Incoming> {
         loop {
             let found = match &mut self.state {
-                State::Down { until } => {
-                    tokio::time::sleep_until(*until).await;
+                State::Down { wait } => {
+                    if let Some(waiting) = wait {
+                        waiting.as_mut().await;
+                        *wait = None;
+                    }
                     return self.connect().await;
                 }
                 State::Up { lines, .. } => lines.next_event(),
@@ -106,8 +106,8 @@ impl EventStream {
     }
 
     fn disconnected(&mut self, reason: String) -> Incoming {
-        let until = Instant::now() + self.retry;
-        self.state = State::Down { until };
+        let wait = Some(Box::pin(tokio::time::sleep(self.retry)));
+        self.state = State::Down { wait };
         self.retry = (self.retry * 2).min(RETRY_MAX);
         Incoming::Disconnected { reason }
     }
@@ -207,8 +207,9 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_refused() {
-        let mut lines = Lines::default();
-        lines.buffer = vec![b'x'; LINE_BYTES_MAX + 1];
+        let buffer = vec![b'x'; LINE_BYTES_MAX + 1];
+        let data = String::new();
+        let mut lines = Lines { buffer, data };
         assert!(lines.next_event().is_some_and(|event| event.is_err()));
     }
 }

@@ -14,6 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use crate::{
+    clock,
     context::Context,
     failure::Result,
     output::{Mark, Output, Show, to_stderr},
@@ -22,12 +23,14 @@ use crate::{
 
 /// Shortest time between two readings of the rollout, however many events come.
 const READ_EVERY_MIN: Duration = Duration::from_millis(150);
-/// Longest time between two readings, in case an event was missed.
-const READ_EVERY_MAX: Duration = Duration::from_secs(3);
+/// Longest time between two readings: what the server has sent grows without an event.
+const READ_EVERY_MAX: Duration = Duration::from_secs(1);
 /// Time between two lines where nothing changes.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Devices with a bar of their own at a time; more would not fit a screen.
 const BARS_MAX: usize = 8;
+/// Devices whose percentage a line names.
+const IN_LINE_MAX: usize = 3;
 /// Events that may wait for us.
 const EVENTS_WAITING_MAX: usize = 256;
 
@@ -46,8 +49,8 @@ pub async fn follow(context: &Context, rollout: i64, deadline: Instant) -> Resul
     let mut detail = client.rollout(rollout).await?;
     screen.show(&detail);
     let mut news = false;
-    let mut read_at = Instant::now();
-    while !settled(&detail.rollout) && Instant::now() < deadline {
+    let mut read_at = clock::now();
+    while !settled(&detail.rollout) && clock::now() < deadline {
         let pause = if news { READ_EVERY_MIN } else { READ_EVERY_MAX };
         tokio::select! {
             incoming = events.next() => {
@@ -57,11 +60,11 @@ pub async fn follow(context: &Context, rollout: i64, deadline: Instant) -> Resul
             }
             () = tokio::time::sleep_until((read_at + pause).min(deadline)) => {
                 detail = read(client, rollout, detail).await?;
-                read_at = Instant::now();
+                read_at = clock::now();
                 news = false;
                 screen.show(&detail);
             }
-            () = tokio::time::sleep_until(screen.next_line) => screen.line(&detail.rollout),
+            () = tokio::time::sleep_until(screen.next_line) => screen.line(&detail),
         }
     }
     screen.close();
@@ -97,8 +100,9 @@ pub fn settled(rollout: &Rollout) -> bool {
     let counts = &rollout.counts;
     let under_way = counts.updating + counts.trial;
     match rollout.state {
-        RolloutState::Complete => true,
-        RolloutState::Active => under_way + counts.waiting == 0,
+        // The server calls a rollout complete when every device that was ever seen has ended; one
+        // that is named and never came still waits.
+        RolloutState::Active | RolloutState::Complete => under_way + counts.waiting == 0,
         RolloutState::Paused | RolloutState::Aborted => under_way == 0,
     }
 }
@@ -164,7 +168,7 @@ impl<'a> Screen<'a> {
             states: BTreeMap::new(),
             rollout: None,
             bars: (out.progress == Show::Bars).then(Bars::new),
-            next_line: Instant::now() + LINE_EVERY,
+            next_line: clock::now() + LINE_EVERY,
             connected: true,
         }
     }
@@ -252,15 +256,23 @@ impl<'a> Screen<'a> {
     }
 
     /// The line that shows life where nothing changes.
-    fn line(&mut self, rollout: &Rollout) {
-        self.next_line = Instant::now() + LINE_EVERY;
-        if self.out.progress == Show::Lines {
-            self.print(&format!("  r-{}: {}", rollout.id, counts(&rollout.counts)));
+    fn line(&mut self, detail: &RolloutDetail) {
+        self.next_line = clock::now() + LINE_EVERY;
+        if self.out.progress != Show::Lines {
+            return;
         }
+        let rollout = &detail.rollout;
+        let mut line = format!("  r-{}: {}", rollout.id, counts(&rollout.counts));
+        let moving = detail.attempts.iter().filter(|attempt| runs(attempt));
+        for attempt in moving.take(IN_LINE_MAX) {
+            let percent = 100 * position(attempt) / attempt.bytes_total.max(1);
+            line.push_str(&format!(" · {} {percent} %", attempt.device));
+        }
+        self.print(&line);
     }
 
     fn print(&mut self, line: &str) {
-        self.next_line = Instant::now() + LINE_EVERY;
+        self.next_line = clock::now() + LINE_EVERY;
         match &self.bars {
             Some(bars) => bars.multi.suspend(|| self.out.say(line)),
             None if self.out.progress == Show::Lines => self.out.say(line),
@@ -303,8 +315,7 @@ impl Bars {
     }
 
     fn show(&mut self, attempt: &Attempt) {
-        let runs = !attempt.state.is_end() && attempt.state != AttemptState::Waiting;
-        if !runs {
+        if !runs(attempt) {
             if let Some(bar) = self.devices.remove(&attempt.device) {
                 bar.finish_and_clear();
                 self.multi.remove(&bar);
@@ -324,13 +335,14 @@ impl Bars {
             });
         bar.set_prefix(attempt.device.clone());
         // Events may be ahead of what was read: never show a step back.
-        bar.set_position(
-            attempt
-                .bytes_done
-                .min(attempt.bytes_total)
-                .max(bar.position()),
-        );
-        bar.set_message(moving(attempt.state, bar));
+        bar.set_position(position(attempt).max(bar.position()));
+        let begun = attempt.state == AttemptState::Offered && attempt.bytes_sent > 0;
+        let state = if begun {
+            AttemptState::Downloading
+        } else {
+            attempt.state
+        };
+        bar.set_message(moving(state, bar));
     }
 
     fn progress(&mut self, event: &Event) {
@@ -346,6 +358,20 @@ impl Bars {
         bar.set_position(done.min(total));
         bar.set_message(moving(AttemptState::Downloading, bar));
     }
+}
+
+/// Whether the device is at it.
+fn runs(attempt: &Attempt) -> bool {
+    !attempt.state.is_end() && attempt.state != AttemptState::Waiting
+}
+
+/// Bytes that the device has, by its own report or by what the server has sent it since. Only for
+/// the eye: what counts is what the device runs in the end.
+fn position(attempt: &Attempt) -> u64 {
+    attempt
+        .bytes_done
+        .max(attempt.bytes_sent)
+        .min(attempt.bytes_total)
 }
 
 fn moving(state: AttemptState, bar: &ProgressBar) -> String {
@@ -443,6 +469,7 @@ pub mod tests {
             (RolloutState::Paused, waiting, true),
             (RolloutState::Paused, trial, false),
             (RolloutState::Aborted, waiting, true),
+            (RolloutState::Complete, waiting, false),
             (RolloutState::Complete, done, true),
         ];
         for (state, counts, expected) in cases {

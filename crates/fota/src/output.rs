@@ -205,20 +205,18 @@ impl Output {
     }
 }
 
-/// A value with the name of its schema in front.
-pub fn document(schema: &str, value: &impl Serialize) -> Value {
-    let mut document = serde_json::Map::new();
-    document.insert("schema".to_owned(), Value::from(schema));
-    match serde_json::to_value(value).unwrap_or(Value::Null) {
-        Value::Object(fields) => document.extend(fields),
-        Value::Array(items) => {
-            document.insert("items".to_owned(), Value::Array(items));
-        }
-        other => {
-            document.insert("value".to_owned(), other);
-        }
+/// A value with the name of its schema in front, as one line. The fields keep their order, which
+/// a detour over `Value` would lose; a list becomes `items`.
+pub fn document(schema: &str, value: &impl Serialize) -> String {
+    let schema = Value::from(schema);
+    // Our own types always serialize; an empty document is better than none.
+    let text = serde_json::to_string(value).unwrap_or_default();
+    match text.split_at_checked(1) {
+        Some(("{", "}")) => format!("{{\"schema\":{schema}}}"),
+        Some(("{", fields)) => format!("{{\"schema\":{schema},{fields}"),
+        Some(("[", _)) => format!("{{\"schema\":{schema},\"items\":{text}}}"),
+        _ => format!("{{\"schema\":{schema},\"value\":{text}}}"),
     }
-    Value::Object(document)
 }
 
 /// `{"error":{…}}`, the whole of what a failed command prints under `--json`.
@@ -254,14 +252,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_carry_their_schema() {
-        let one = document("fota.x/1", &serde_json::json!({"a": 1}));
-        assert_eq!(one, serde_json::json!({"schema": "fota.x/1", "a": 1}));
-        let many = document("fota.xs/1", &[1, 2]);
-        assert_eq!(
-            many,
-            serde_json::json!({"schema": "fota.xs/1", "items": [1, 2]})
-        );
+    fn documents_carry_their_schema_first() {
+        let cases = [
+            (
+                serde_json::json!({"a": 1}),
+                r#"{"schema":"fota.x/1","a":1}"#,
+            ),
+            (serde_json::json!({}), r#"{"schema":"fota.x/1"}"#),
+            (
+                serde_json::json!([1, 2]),
+                r#"{"schema":"fota.x/1","items":[1,2]}"#,
+            ),
+            (
+                serde_json::json!(null),
+                r#"{"schema":"fota.x/1","value":null}"#,
+            ),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(document("fota.x/1", &value), expected);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     args::RollbackArgs,
+    clock,
     context::Context,
     failure::{Exit, Failure, Result},
     follow::Pump,
@@ -18,6 +19,8 @@ use crate::{
 
 /// Reason where a person at the menu gives none; the seed's.
 pub const REASON_DEFAULT: &str = "Manual rollback";
+/// The server's reason for a device that does not run the release of `--release`.
+const RUNS_ANOTHER: &str = "runs_another_release";
 /// Longest time between two looks, in case an event was missed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Above this many devices one listing is cheaper than a request for each.
@@ -44,7 +47,13 @@ pub async fn run(context: &Context, args: &RollbackArgs) -> Result {
         release,
         reason,
     };
-    let accepted = context.client()?.roll_back(&request).await?;
+    let mut accepted = context.client()?.roll_back(&request).await?;
+    if request.release.is_some() {
+        // "Those that run it" was the question; the others are not left out, they were not meant.
+        accepted
+            .excluded
+            .retain(|excluded| excluded.reason != RUNS_ANOTHER);
+    }
     tell_excluded(context, &accepted.excluded);
     if accepted.orders.is_empty() {
         return Err(nobody(&accepted));
@@ -63,7 +72,7 @@ pub async fn run(context: &Context, args: &RollbackArgs) -> Result {
         .iter()
         .map(|order| order.device.clone())
         .collect();
-    let outcome = wait(context, devices, Instant::now() + args.timeout).await?;
+    let outcome = wait(context, devices, clock::now() + args.timeout).await?;
     context.set_reattach(None);
     conclude(context, args, &accepted, &outcome)
 }
@@ -165,10 +174,10 @@ pub async fn wait(
     let mut events = Pump::start(context.client()?.event_stream(None, None));
     loop {
         let outcome = look(context, &devices).await?;
-        if outcome.standing.is_empty() || Instant::now() >= deadline {
+        if outcome.standing.is_empty() || clock::now() >= deadline {
             return Ok(outcome);
         }
-        let pause = deadline.min(Instant::now() + LOOK_EVERY);
+        let pause = deadline.min(clock::now() + LOOK_EVERY);
         let heard = async {
             loop {
                 match events.next().await? {

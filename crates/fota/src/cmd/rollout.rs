@@ -1,11 +1,10 @@
 //! `fota rollout …`
 
 use fota_proto::manager::{Preview, Release, Rollout, RolloutDetail, RolloutRequest};
-use tokio::time::Instant;
 
 use crate::{
     args::{RolloutCommand, RolloutOptions},
-    clock::now_ms,
+    clock::{self, now_ms},
     cmd::update,
     context::Context,
     failure::{Failure, Result},
@@ -167,7 +166,7 @@ pub async fn newest(context: &Context) -> Result<i64> {
 /// Follows a rollout and gives the verdict that `fota update` gives.
 pub async fn watch(context: &Context, id: i64, timeout: std::time::Duration) -> Result {
     context.set_reattach(Some(format!("fota rollout watch r-{id}")));
-    let deadline = Instant::now() + timeout;
+    let deadline = clock::now() + timeout;
     let detail = context.client()?.rollout(id).await?;
     let release = context.client()?.release(detail.rollout.release).await?;
     let line = format!(

@@ -12,12 +12,13 @@ use std::{path::Path, time::Duration};
 
 use fota_client::DeviceFilter;
 use fota_proto::manager::{Counts, Device, Preview, Release, Rollout, RolloutState};
+use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
     args::{UpdateArgs, UploadArgs},
-    clock::now_ms,
+    clock::{self, now_ms},
     cmd::{
         rollback, rollout, upload,
         verify::{self, Proof},
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub async fn run(context: &Context, args: &UpdateArgs) -> Result {
+    refuse_file_among_targets(args)?;
     let release = obtain(context, args).await?;
     context.out.document("fota.release/1", &release);
     let mut request = rollout::request(&release, args.to.clone(), &args.options);
@@ -45,9 +47,19 @@ pub async fn run(context: &Context, args: &UpdateArgs) -> Result {
     context.out.document("fota.rollout/1", &rollout);
     context.set_reattach(Some(format!("fota rollout watch r-{}", rollout.id)));
     context.step(Step::Monitor);
-    let deadline = Instant::now() + args.timeout;
+    let deadline = clock::now() + args.timeout;
     let followed = follow::follow(context, rollout.id, deadline).await?;
     conclude(context, &release, followed, deadline, args.timeout).await
+}
+
+/// `--to` takes every word behind it: a file there was meant as the file.
+fn refuse_file_among_targets(args: &UpdateArgs) -> Result {
+    let is_file = |target: &&String| target.ends_with(".bin") || Path::new(target).is_file();
+    match args.to.iter().find(is_file) {
+        Some(file) => Err(Failure::usage(format!("{file} is a file, not a target"))
+            .hint("put the file in front: fota update FILE --to TARGET…")),
+        None => Ok(()),
+    }
 }
 
 /// The release to bring: uploaded now, or one that is on the server.
@@ -304,18 +316,40 @@ fn report(
     }
     let (mark, text) = summary(release, rollout, end);
     context.out.verdict(mark, &text);
-    let after_rollback = counts.succeeded.saturating_sub(back);
     context.out.document(
         "fota.result/1",
-        &json!({
-            "rollout": format!("r-{}", rollout.id), "state": end.name(), "version": release.version,
-            "succeeded": after_rollback, "failed": counts.failed,
-            "rolled_back": counts.rolled_back + back,
-            "waiting": counts.waiting, "under_way": counts.updating + counts.trial,
-            "skipped": counts.skipped, "ended": counts.ended,
-            "confirmed_by_digest": proofs.confirmed, "claimed": proofs.claimed,
-        }),
+        &Outcome {
+            rollout: format!("r-{}", rollout.id),
+            state: end.name(),
+            version: &release.version,
+            succeeded: counts.succeeded.saturating_sub(back),
+            failed: counts.failed,
+            rolled_back: counts.rolled_back + back,
+            waiting: counts.waiting,
+            under_way: counts.updating + counts.trial,
+            skipped: counts.skipped,
+            ended: counts.ended,
+            confirmed_by_digest: proofs.confirmed,
+            claimed: proofs.claimed,
+        },
     );
+}
+
+/// The last line of `--json`.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    rollout: String,
+    state: &'static str,
+    version: &'a str,
+    succeeded: u64,
+    failed: u64,
+    rolled_back: u64,
+    waiting: u64,
+    under_way: u64,
+    skipped: u64,
+    ended: u64,
+    confirmed_by_digest: u64,
+    claimed: u64,
 }
 
 fn summary(release: &Release, rollout: &Rollout, end: End) -> (Mark, String) {

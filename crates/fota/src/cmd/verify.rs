@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     args::VerifyArgs,
-    clock::now_ms,
+    clock::{self, now_ms},
     cmd::device::trust,
     context::Context,
     failure::{Exit, Failure, Result},
@@ -91,15 +91,15 @@ fn not_verified(context: &Context, sentence: String, proof: Proof) -> Failure {
 /// Looks at the device until it runs the release, nothing is under way, or time is up.
 async fn settle(context: &Context, args: &VerifyArgs, release: &Release) -> Result<Device> {
     let client = context.client()?;
-    let deadline = Instant::now() + args.timeout;
+    let deadline = clock::now() + args.timeout;
     let mut stream = client.event_stream(None, None);
     let mut device = client.device(&args.device).await?;
     loop {
         let done = proof(&device, release) == Proof::Confirmed || !under_way(&device, release);
-        if done || Instant::now() >= deadline {
+        if done || clock::now() >= deadline {
             return Ok(device);
         }
-        let pause = deadline.min(Instant::now() + LOOK_EVERY);
+        let pause = deadline.min(clock::now() + LOOK_EVERY);
         wait_for_device(&mut stream, &args.device, pause).await?;
         device = client.device(&args.device).await?;
     }

@@ -180,7 +180,7 @@ fn a_device_that_does_not_come_is_waited_for_until_the_timeout() {
     server
         .fota(&["rollout", "show", "r-1"])
         .exits(0)
-        .says("active");
+        .says("1 succeeded · 1 waiting");
 }
 
 #[test]
@@ -261,4 +261,78 @@ fn the_server_refuses_a_file_with_the_words_of_the_check() {
     let refused = runtime.block_on(client.upload(short.into(), &Default::default(), |_| {}));
     let refused = refused.expect_err("refused").to_string();
     assert!(local.contains(&refused), "here: {local}\nthere: {refused}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_exits_130_and_the_work_goes_on() {
+    let server = Server::start();
+    let devices = Devices::start(&server, 1);
+    server.until_seen(1);
+    drop(devices);
+    let name = server.place.firmware("1.0.6", Behaviour::Works);
+    let mut command = server.command(&["update", &name, "--to", "all", "--yes"]);
+    command.stderr(std::process::Stdio::piped());
+    let child = command.spawn().expect("starts");
+    server.until("the rollout runs", |server| {
+        let list = server.fota(&["rollout", "list", "--json"]).exits(0).json();
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 1)
+    });
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(sent.expect("kill runs").success());
+    let output = child.wait_with_output().expect("ends");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{err}");
+    assert!(
+        err.contains("the work goes on") && err.contains("fota rollout watch r-1"),
+        "{err}"
+    );
+    let _devices = Devices::start(&server, 1);
+    server
+        .fota(&["rollout", "watch", "r-1", "--timeout", "60s"])
+        .exits(0);
+}
+
+#[test]
+fn a_file_behind_the_targets_is_told() {
+    let server = Server::start();
+    let name = server.place.firmware("1.0.6", Behaviour::Works);
+    let ran = server.fota(&["update", "--to", "all", &name]).exits(2);
+    ran.complains("put the file in front");
+}
+
+#[test]
+fn a_server_that_restarts_in_the_middle_does_not_end_the_watching() {
+    let mut server = Server::start();
+    let devices = Devices::start(&server, 1);
+    server.until_seen(1);
+    drop(devices);
+    let name = server.place.firmware("1.0.6", Behaviour::Works);
+    server.fota(&["upload", &name]).exits(0);
+    server
+        .fota(&["rollout", "start", "1.0.6", "--to", "all", "--yes"])
+        .exits(0);
+    let mut command = server.command(&["rollout", "watch", "r-1", "--timeout", "60s"]);
+    command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let watch = command.spawn().expect("starts");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    server.kill();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    server.restart();
+    let _devices = Devices::start(&server, 1);
+    let output = watch.wait_with_output().expect("ends");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert!(
+        err.contains("connection lost") && err.contains("connected again"),
+        "{err}"
+    );
 }
