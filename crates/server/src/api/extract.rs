@@ -52,6 +52,10 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrNot
 
 /// Parses JSON; the refusal names the field.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    // serde would also fill a struct from an array, field by field.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::field("body", "body is no JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

@@ -24,7 +24,7 @@ use super::{
         rollouts::resume, rollouts::abort, rollouts::retry,
         rollbacks::request, events::list, events::stream,
     ),
-    modifiers(&Token),
+    modifiers(&Token, &UniqueNames),
     security(("token" = []))
 )]
 struct Api;
@@ -36,6 +36,22 @@ impl Modify for Token {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Handlers are called after what they do to their noun, so `list` alone names five of them.
+struct UniqueNames;
+
+impl Modify for UniqueNames {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        for item in api.paths.paths.values_mut() {
+            let operations = [&mut item.get, &mut item.post, &mut item.delete];
+            for operation in operations.into_iter().flatten() {
+                let tag = operation.tags.iter().flatten().next().cloned();
+                let name = operation.operation_id.take();
+                operation.operation_id = tag.zip(name).map(|(tag, name)| format!("{tag}_{name}"));
+            }
+        }
     }
 }
 

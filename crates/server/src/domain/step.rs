@@ -632,7 +632,8 @@ pub const TRIAL_DEADLINE_S: u32 = 300;
 /// Arduino and MicroPython builds carry a constant or nothing; their releases are named by people.
 fn running_version(plan: &Plan, report: &Report) -> Option<String> {
     let runs = report.elf.and_then(|elf| plan.by_elf(elf));
-    runs.map(|release| release.version.clone()).or_else(|| report.version.clone())
+    runs.map(|release| release.version.clone())
+        .or_else(|| report.version.clone())
 }
 
 /// What to show where the version text and the running image disagree.

@@ -244,7 +244,7 @@ pub async fn yank(state: &AppState, id: i64, reason: &str) -> Result<Release, Re
     }
     let mut tx = state.store.write().await?;
     let found = tx.release(id).await?;
-    let release = found.ok_or_else(|| Refusal::not_found(format!("release {id}")))?;
+    let release = found.ok_or_else(|| Refusal::not_found(format!("release {id}")).of("id"))?;
     if release.yanked {
         return Ok(release);
     }

@@ -278,7 +278,8 @@ pub async fn command(
     }
     let mut tx = state.store.write().await?;
     let found = tx.rollout(id).await?;
-    let mut rollout = found.ok_or_else(|| Refusal::not_found(format!("rollout r-{id}")))?;
+    let mut rollout =
+        found.ok_or_else(|| Refusal::not_found(format!("rollout r-{id}")).of("id"))?;
     let ended = matches!(rollout.standing, Standing::Aborted | Standing::Superseded);
     if ended && !(command == Command::Abort && rollout.standing == Standing::Aborted) {
         let why = rollout.reason.as_deref().unwrap_or("aborted");

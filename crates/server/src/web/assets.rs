@@ -30,8 +30,16 @@ impl Asset {
 
 static ALL: LazyLock<[Asset; 3]> = LazyLock::new(|| {
     [
-        Asset::new("css", "text/css; charset=utf-8", include_str!("assets/style.css")),
-        Asset::new("js", "text/javascript; charset=utf-8", include_str!("assets/page.js")),
+        Asset::new(
+            "css",
+            "text/css; charset=utf-8",
+            include_str!("assets/style.css"),
+        ),
+        Asset::new(
+            "js",
+            "text/javascript; charset=utf-8",
+            include_str!("assets/page.js"),
+        ),
         Asset::new("svg", "image/svg+xml", include_str!("assets/icon.svg")),
     ]
 });
@@ -53,5 +61,6 @@ pub fn icon() -> &'static Asset {
 
 /// The file of this name, without the folder.
 pub fn named(name: &str) -> Option<&'static Asset> {
-    ALL.iter().find(|asset| asset.path.strip_prefix("/assets/") == Some(name))
+    ALL.iter()
+        .find(|asset| asset.path.strip_prefix("/assets/") == Some(name))
 }

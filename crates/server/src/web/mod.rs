@@ -50,7 +50,9 @@ const GUARDS: [(HeaderName, &str); 3] = [
 
 async fn guarded(mut response: Response) -> Response {
     for (name, value) in GUARDS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
     response
 }
@@ -151,7 +153,8 @@ async fn rollout(Path(id): Path<String>) -> Response {
 /// `GET /assets/{hash}.{ext}`.
 async fn asset(Path(name): Path<String>) -> Result<Response, Refusal> {
     let shown: String = name.chars().take(80).collect();
-    let asset = assets::named(&name).ok_or_else(|| Refusal::not_found(format!("asset {shown:?}")))?;
+    let asset =
+        assets::named(&name).ok_or_else(|| Refusal::not_found(format!("asset {shown:?}")))?;
     let headers = [
         (header::CONTENT_TYPE, asset.media_type),
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
@@ -161,12 +164,19 @@ async fn asset(Path(name): Path<String>) -> Result<Response, Refusal> {
 
 /// The address that the browser used, for commands to copy.
 fn origin(headers: &HeaderMap) -> String {
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    let plain = |host: &&str| host.bytes().all(|c| c.is_ascii_alphanumeric() || b".-:[]".contains(&c));
+    let host = headers
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok());
+    let plain = |host: &&str| {
+        host.bytes()
+            .all(|c| c.is_ascii_alphanumeric() || b".-:[]".contains(&c))
+    };
     format!("http://{}", host.filter(plain).unwrap_or("127.0.0.1:8080"))
 }
 
 fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(query?.as_bytes());
-    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    pairs
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
 }

@@ -149,7 +149,12 @@ impl Fleet {
             rollouts: rollouts(facts.rollouts, facts.now_ms),
             devices: facts.devices[..shown].iter().map(row).collect(),
             devices_hidden: facts.summary.total.saturating_sub(shown as u64),
-            events: facts.events.iter().take(EVENTS_SHOWN_MAX).map(line).collect(),
+            events: facts
+                .events
+                .iter()
+                .take(EVENTS_SHOWN_MAX)
+                .map(line)
+                .collect(),
             origin: facts.origin.into(),
         }
     }
@@ -325,8 +330,20 @@ fn tiles(summary: &FleetSummary) -> Vec<Tile> {
     vec![
         tile("total", "Devices", summary.total, "plain", most),
         tile("online", "Online", summary.online, "ok", away),
-        tile("updating", "Updating", summary.updating, "busy", "offered to trial".into()),
-        tile("failed", "Failed", summary.failed_24h, "bad", "or rolled back, 24 h".into()),
+        tile(
+            "updating",
+            "Updating",
+            summary.updating,
+            "busy",
+            "offered to trial".into(),
+        ),
+        tile(
+            "failed",
+            "Failed",
+            summary.failed_24h,
+            "bad",
+            "or rolled back, 24 h".into(),
+        ),
     ]
 }
 
@@ -350,10 +367,14 @@ fn versions(summary: &FleetSummary) -> Vec<Version> {
 }
 
 fn rollouts(rollouts: &[Rollout], now_ms: i64) -> Vec<RolloutCard> {
-    let runs = |rollout: &&Rollout| matches!(rollout.state, RolloutState::Active | RolloutState::Paused);
+    let runs =
+        |rollout: &&Rollout| matches!(rollout.state, RolloutState::Active | RolloutState::Paused);
     let (mut shown, ended): (Vec<&Rollout>, Vec<&Rollout>) = rollouts.iter().partition(runs);
     shown.extend(ended.into_iter().take(ROLLOUTS_ENDED_SHOWN_MAX));
-    shown.into_iter().map(|rollout| rollout_card(rollout, now_ms)).collect()
+    shown
+        .into_iter()
+        .map(|rollout| rollout_card(rollout, now_ms))
+        .collect()
 }
 
 fn rollout_card(rollout: &Rollout, now_ms: i64) -> RolloutCard {
@@ -378,7 +399,9 @@ fn rollout_card(rollout: &Rollout, now_ms: i64) -> RolloutCard {
         start += width;
     }
     let said = stretches.iter().filter(|(_, count, _)| *count > 0);
-    let said: Vec<_> = said.map(|(_, count, word)| format!("{count} {word}")).collect();
+    let said: Vec<_> = said
+        .map(|(_, count, word)| format!("{count} {word}"))
+        .collect();
     RolloutCard {
         id: rollout.id,
         version: rollout.version.clone(),
@@ -387,7 +410,11 @@ fn rollout_card(rollout: &Rollout, now_ms: i64) -> RolloutCard {
         reason: rollout.reason.clone().filter(|text| !text.is_empty()),
         percent_ended: percent(total - open) as u8,
         parts,
-        counts: if said.is_empty() { "no devices yet".into() } else { said.join(" · ") },
+        counts: if said.is_empty() {
+            "no devices yet".into()
+        } else {
+            said.join(" · ")
+        },
         since: When::new(rollout.created_at, now_ms),
     }
 }
@@ -415,7 +442,15 @@ fn target(attempt: &Attempt, running: Option<&str>) -> Option<String> {
 }
 
 fn state(device: &Device) -> Option<Badge> {
-    let standing = |order: &&_| matches!(order, fota_proto::manager::RollbackOrder { state: RollbackState::Standing, .. });
+    let standing = |order: &&_| {
+        matches!(
+            order,
+            fota_proto::manager::RollbackOrder {
+                state: RollbackState::Standing,
+                ..
+            }
+        )
+    };
     if device.rollback.as_ref().filter(standing).is_some() {
         return Some(Badge::new("back", "rolling back", "warn"));
     }
@@ -434,9 +469,11 @@ fn badge(state: AttemptState) -> Badge {
         S::Succeeded => Badge::new("tick", "succeeded", "ok"),
         S::Failed(code) => Badge::new("cross", format!("failed: {}", words(code.name())), "bad"),
         S::RolledBack(cause) => Badge::new("back", format!("rolled back: {cause}"), "warn"),
-        S::Skipped(reason) => {
-            Badge::new("dash", format!("skipped: {}", words(&reason.to_string())), "idle")
-        }
+        S::Skipped(reason) => Badge::new(
+            "dash",
+            format!("skipped: {}", words(&reason.to_string())),
+            "idle",
+        ),
         S::TimedOut => Badge::new("clock", "timed out", "bad"),
         S::Aborted => Badge::new("cross", "aborted", "idle"),
         S::Superseded => Badge::new("dash", "superseded", "idle"),
@@ -449,14 +486,23 @@ fn words(name: &str) -> String {
 
 fn percent(attempt: &Attempt) -> Option<u8> {
     use AttemptState as S;
-    let moving = matches!(attempt.state, S::Offered | S::Downloading | S::Downloaded | S::Installing);
+    let moving = matches!(
+        attempt.state,
+        S::Offered | S::Downloading | S::Downloaded | S::Installing
+    );
     moving.then(|| attempt.percent.min(100))
 }
 
 /// The one sentence below a state: what to worry about, or why it ended so.
 fn note(device: &Device) -> Option<String> {
-    let reason = device.rollback.as_ref().filter(|order| order.state == RollbackState::Standing);
-    let explained = device.attempt.as_ref().and_then(|attempt| attempt.explanation.clone());
+    let reason = device
+        .rollback
+        .as_ref()
+        .filter(|order| order.state == RollbackState::Standing);
+    let explained = device
+        .attempt
+        .as_ref()
+        .and_then(|attempt| attempt.explanation.clone());
     device
         .warning
         .clone()

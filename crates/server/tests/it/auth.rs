@@ -15,7 +15,8 @@ const OPEN: [&str; 5] = [
 ];
 
 fn filled(path: &str) -> String {
-    path.replace("{sha256}", &"0".repeat(64)).replace(['{', '}'], "")
+    path.replace("{sha256}", &"0".repeat(64))
+        .replace(['{', '}'], "")
 }
 
 /// Bug museum 19: no route of the seed asks who you are.
@@ -27,10 +28,19 @@ async fn admin_call_without_token_gives_401() {
         let url = format!("{}{}", server.base, filled(path));
         let wrong = [
             server.http.request(method.clone(), &url),
-            server.http.request(method.clone(), &url).bearer_auth("wrong"),
+            server
+                .http
+                .request(method.clone(), &url)
+                .bearer_auth("wrong"),
             server.http.request(method.clone(), &url).bearer_auth(""),
-            server.http.request(method.clone(), &url).header(header::AUTHORIZATION, "Basic eDp5"),
-            server.http.request(method, &url).header(header::COOKIE, "fota_token=wrong"),
+            server
+                .http
+                .request(method.clone(), &url)
+                .header(header::AUTHORIZATION, "Basic eDp5"),
+            server
+                .http
+                .request(method, &url)
+                .header(header::COOKIE, "fota_token=wrong"),
         ];
         for request in wrong {
             let reply = Reply::of(request).await;
@@ -53,7 +63,10 @@ async fn the_token_works_as_a_header_and_as_a_cookie() {
     let cookie = format!("theme=dark; fota_token={TOKEN}");
     let requests = [
         server.http.get(&url).bearer_auth(TOKEN),
-        server.http.get(&url).header(header::AUTHORIZATION, format!("bearer {TOKEN}")),
+        server
+            .http
+            .get(&url)
+            .header(header::AUTHORIZATION, format!("bearer {TOKEN}")),
         server.http.get(&url).header(header::COOKIE, cookie),
     ];
     for request in requests {

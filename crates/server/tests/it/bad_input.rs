@@ -39,7 +39,13 @@ impl Bad {
         }
     }
 
-    fn raw(path: &str, kind: &'static str, body: Vec<u8>, status: u16, field: &'static str) -> Self {
+    fn raw(
+        path: &str,
+        kind: &'static str,
+        body: Vec<u8>,
+        status: u16,
+        field: &'static str,
+    ) -> Self {
         Self {
             kind: Some(kind),
             body,
@@ -62,7 +68,13 @@ fn any_json(path: &str) -> Vec<Bad> {
         Bad::raw(path, json, b"[".repeat(100_000), 400, "body"),
         Bad::raw(path, json, vec![b' '; 1024 * 1024 + 1], 413, "body"),
         Bad::raw(path, "text/plain", b"{}".to_vec(), 415, "content-type"),
-        Bad::raw(path, "application/octet-stream", b"{}".to_vec(), 415, "content-type"),
+        Bad::raw(
+            path,
+            "application/octet-stream",
+            b"{}".to_vec(),
+            415,
+            "content-type",
+        ),
         Bad::json(path, json!({"surprise": 1}), 400, "surprise"),
     ]
 }
@@ -80,7 +92,14 @@ fn bad_pages(path: &str) -> Vec<Bad> {
 }
 
 fn bad_ids(before: &str, after: &str, field: &'static str) -> Vec<Bad> {
-    let bad = ["..%2F..%2Fetc%2Fpasswd", "%00", "a%20b", "%FF", "all", ".hidden"];
+    let bad = [
+        "..%2F..%2Fetc%2Fpasswd",
+        "%00",
+        "a%20b",
+        "%FF",
+        "all",
+        ".hidden",
+    ];
     let path = |id: &str| format!("{before}{id}{after}");
     bad.iter()
         .map(|id| Bad {
@@ -93,10 +112,18 @@ fn bad_ids(before: &str, after: &str, field: &'static str) -> Vec<Bad> {
 
 fn bad_numbers(before: &str, after: &str) -> Vec<Bad> {
     let path = |id: &str| format!("{before}{id}{after}");
-    let mut all: Vec<Bad> = ["x", "1.5", "-", "99999999999999999999", "%00", "1%2F2", "r-"]
-        .iter()
-        .map(|id| Bad::path(&path(id), 400, "id"))
-        .collect();
+    let mut all: Vec<Bad> = [
+        "x",
+        "1.5",
+        "-",
+        "99999999999999999999",
+        "%00",
+        "1%2F2",
+        "r-",
+    ]
+    .iter()
+    .map(|id| Bad::path(&path(id), 400, "id"))
+    .collect();
     all.push(Bad::path(&path("999"), 404, "id"));
     all
 }
@@ -171,14 +198,24 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         ],
         ("POST", "/api/v1/releases") => vec![
             upload("surprise=1", 400, "surprise"),
-            upload("allow_version_mismatch=perhaps", 400, "allow_version_mismatch"),
+            upload(
+                "allow_version_mismatch=perhaps",
+                400,
+                "allow_version_mismatch",
+            ),
             upload("version=", 400, "version"),
             upload("version=%0A", 400, "version"),
             upload(&format!("version={}", "9".repeat(33)), 400, "version"),
             upload("version=9.9.9", 409, "version"),
             upload(&format!("notes={}", "n".repeat(4097)), 400, "notes"),
             upload("version=1&version=2", 400, "version"),
-            Bad::raw(path, "application/octet-stream", vec![0; 1024 * 1024], 422, "body"),
+            Bad::raw(
+                path,
+                "application/octet-stream",
+                vec![0; 1024 * 1024],
+                422,
+                "body",
+            ),
             Bad::raw(path, "application/octet-stream", Vec::new(), 422, "body"),
         ],
         ("GET", "/api/v1/releases" | "/api/v1/rollouts") => {
@@ -206,7 +243,11 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
             let mut all = bad_ids("/api/v1/devices/", "/events", "id");
             all.extend(bad_pages("/api/v1/devices/known/events"));
             all.push(Bad::path("/api/v1/devices/nobody/events", 404, "id"));
-            all.push(Bad::path("/api/v1/devices/known/events?after=x", 400, "after"));
+            all.push(Bad::path(
+                "/api/v1/devices/known/events?after=x",
+                400,
+                "after",
+            ));
             all
         }
         ("POST", "/api/v1/devices/{id}/unblock") => {
@@ -227,7 +268,14 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         ("GET", "/api/v1/groups") => bad_pages(path),
         ("POST", "/api/v1/groups") => {
             let mut all = any_json(path);
-            let names = [json!(""), json!("all"), json!("../x"), json!("a b"), json!(5), json!("x".repeat(65))];
+            let names = [
+                json!(""),
+                json!("all"),
+                json!("../x"),
+                json!("a b"),
+                json!(5),
+                json!("x".repeat(65)),
+            ];
             all.extend(names.map(|name| Bad::json(path, json!({"name": name}), 400, "name")));
             all.push(Bad::json(path, json!({}), 400, "name"));
             all
@@ -245,7 +293,12 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
                 Bad::json(path, json!({"add": "a"}), 400, "add"),
                 Bad::json(path, json!({"add": vec!["a"; 10_001]}), 400, "add"),
                 Bad::json(path, json!({}), 400, "add"),
-                Bad::json("/api/v1/groups/nobody/devices", json!({"add": []}), 404, "name"),
+                Bad::json(
+                    "/api/v1/groups/nobody/devices",
+                    json!({"add": []}),
+                    404,
+                    "name",
+                ),
             ]);
             all
         }
@@ -253,7 +306,11 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
             let mut all = bad_ids("/api/v1/groups/hall/devices/", "", "id");
             all.extend(bad_ids("/api/v1/groups/", "/devices/known", "name"));
             all.push(Bad::path("/api/v1/groups/hall/devices/known", 404, "id"));
-            all.push(Bad::path("/api/v1/groups/nobody/devices/known", 404, "name"));
+            all.push(Bad::path(
+                "/api/v1/groups/nobody/devices/known",
+                404,
+                "name",
+            ));
             all
         }
         ("POST", "/api/v1/rollouts" | "/api/v1/rollouts/preview") => bad_rollouts(path),
@@ -306,7 +363,8 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
 
 fn bad_check_ins() -> Vec<Bad> {
     let path = "/d/v1/check-in";
-    let cbor = |body: Vec<u8>, status, field| Bad::raw(path, "application/cbor", body, status, field);
+    let cbor =
+        |body: Vec<u8>, status, field| Bad::raw(path, "application/cbor", body, status, field);
     let device = |change: &dyn Fn(&mut TestDevice)| {
         let mut device = TestDevice::running("bad", &Image::new("1.0.5"));
         change(&mut device);
@@ -331,7 +389,11 @@ fn bad_check_ins() -> Vec<Bad> {
         cbor(device(&|d| d.id = String::new()), 400, "device"),
         cbor(device(&|d| d.id = "../x".to_owned()), 400, "device"),
         cbor(device(&|d| d.version = "v".repeat(33)), 400, "version"),
-        cbor(device(&|d| d.version = "1\u{1b}[2J".to_owned()), 400, "version"),
+        cbor(
+            device(&|d| d.version = "1\u{1b}[2J".to_owned()),
+            400,
+            "version",
+        ),
         cbor(device(&|d| d.project = "p".repeat(33)), 400, "project"),
         Bad::raw(path, "application/json", good.clone(), 415, "content-type"),
     ];
@@ -344,7 +406,13 @@ fn bad_check_ins() -> Vec<Bad> {
 /// Everything that is stored, as text.
 async fn stored(server: &Server) -> Vec<Value> {
     let mut all = Vec::new();
-    for path in ["/api/v1/releases", "/api/v1/devices", "/api/v1/groups", "/api/v1/rollouts", "/api/v1/events?limit=1000"] {
+    for path in [
+        "/api/v1/releases",
+        "/api/v1/devices",
+        "/api/v1/groups",
+        "/api/v1/rollouts",
+        "/api/v1/events?limit=1000",
+    ] {
         all.push(server.get(path).await.json());
     }
     all
@@ -357,11 +425,14 @@ async fn bad_input_to_every_endpoint_is_refused_by_the_name_of_the_field() {
         server.release(&image).await;
         TestDevice::running("known", &image).check_in(&server).await;
         server.post("/api/v1/groups", json!({"name": "hall"})).await;
-        server.rollout(json!({"release": "1.0.5", "to": ["group:hall"]})).await;
+        server
+            .rollout(json!({"release": "1.0.5", "to": ["group:hall"]}))
+            .await;
         let before = stored(&server).await;
         for (method, path) in ROUTES {
             let requests = bad_requests(method, path);
-            let requests = requests.unwrap_or_else(|| panic!("no bad input is tried on {method} {path}"));
+            let requests =
+                requests.unwrap_or_else(|| panic!("no bad input is tried on {method} {path}"));
             for bad in requests {
                 let method: Method = method.parse().expect("a method");
                 let mut request = server.request(method.clone(), &bad.path);
@@ -369,7 +440,10 @@ async fn bad_input_to_every_endpoint_is_refused_by_the_name_of_the_field() {
                     request = request.header(header::CONTENT_TYPE, kind);
                 }
                 let reply = Reply::of(request.body(bad.body.clone())).await;
-                let shown: String = String::from_utf8_lossy(&bad.body).chars().take(80).collect();
+                let shown: String = String::from_utf8_lossy(&bad.body)
+                    .chars()
+                    .take(80)
+                    .collect();
                 let what = format!("{method} {} {shown:?}", bad.path);
                 let text = String::from_utf8_lossy(&reply.body);
                 assert_eq!(reply.status.as_u16(), bad.status, "{what}: {text}");
@@ -377,7 +451,11 @@ async fn bad_input_to_every_endpoint_is_refused_by_the_name_of_the_field() {
                 assert_eq!(field.as_deref(), bad.field, "{what}: {text}");
             }
         }
-        assert_eq!(stored(&server).await, before, "a refused request changed something");
+        assert_eq!(
+            stored(&server).await,
+            before,
+            "a refused request changed something"
+        );
     })
     .await;
 }
@@ -385,7 +463,13 @@ async fn bad_input_to_every_endpoint_is_refused_by_the_name_of_the_field() {
 #[tokio::test]
 async fn an_unknown_path_and_a_wrong_method_are_problems_too() {
     let server = Server::start(Setup::default()).await;
-    for path in ["/nothing", "/api/v1/nothing", "/d/v1/", "/api/v1/devices/a/b/c", "/%2e%2e/%2e%2e/etc/passwd"] {
+    for path in [
+        "/nothing",
+        "/api/v1/nothing",
+        "/d/v1/",
+        "/api/v1/devices/a/b/c",
+        "/%2e%2e/%2e%2e/etc/passwd",
+    ] {
         let (code, _, _) = server.get(path).await.problem(404);
         assert_eq!(code, "not_found", "{path}");
     }
@@ -397,7 +481,9 @@ async fn an_unknown_path_and_a_wrong_method_are_problems_too() {
             .map(|(method, _)| *method)
             .collect();
         for method in &methods - &taken {
-            let filled = path.replace("{sha256}", &"0".repeat(64)).replace(['{', '}'], "");
+            let filled = path
+                .replace("{sha256}", &"0".repeat(64))
+                .replace(['{', '}'], "");
             // `/rollouts/preview` is also `/rollouts/{id}`, and `/groups/{name}` is not a list.
             let request = server.request(method.parse().expect("a method"), &filled);
             let (code, _, _) = Reply::of(request).await.problem(405);

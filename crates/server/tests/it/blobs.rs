@@ -70,17 +70,30 @@ async fn parts_are_given_as_the_rfc_says() {
         assert_eq!(reply.body, image.bytes[part.clone()], "{range}");
         let shown = format!("bytes {}-{}/{n}", part.start, part.end - 1);
         assert_eq!(header(&reply, "content-range"), Some(shown));
-        assert_eq!(header(&reply, "content-length"), Some(part.len().to_string()));
+        assert_eq!(
+            header(&reply, "content-length"),
+            Some(part.len().to_string())
+        );
     }
     for range in ["bytes=0-1,4-5", "bytes=x-y", "lines=1-2", "bytes=9-1"] {
         let reply = ask(&server, &image, &[("range", range)]).await;
-        assert_eq!((reply.status, reply.body.len()), (StatusCode::OK, n), "{range}");
+        assert_eq!(
+            (reply.status, reply.body.len()),
+            (StatusCode::OK, n),
+            "{range}"
+        );
     }
     let beyond = format!("bytes={n}-");
     let reply = ask(&server, &image, &[("range", &beyond)]).await;
     let (code, field, _) = reply.problem(416);
-    assert_eq!((code.as_str(), field.as_deref()), ("range_not_satisfiable", Some("range")));
-    assert_eq!(header(&reply, "content-range"), Some(format!("bytes */{n}")));
+    assert_eq!(
+        (code.as_str(), field.as_deref()),
+        ("range_not_satisfiable", Some("range"))
+    );
+    assert_eq!(
+        header(&reply, "content-range"),
+        Some(format!("bytes */{n}"))
+    );
 }
 
 #[tokio::test]
@@ -94,7 +107,12 @@ async fn a_part_of_other_bytes_is_not_given() {
         ("\"other\"", StatusCode::OK),
         ("Wed, 21 Oct 2026 07:28:00 GMT", StatusCode::OK),
     ] {
-        let reply = ask(&server, &image, &[("range", "bytes=10-"), ("if-range", etag)]).await;
+        let reply = ask(
+            &server,
+            &image,
+            &[("range", "bytes=10-"), ("if-range", etag)],
+        )
+        .await;
         assert_eq!(reply.status, status, "{etag}");
     }
 }
@@ -110,7 +128,11 @@ async fn what_is_sent_is_counted_for_the_attempt() {
         ask(&server, &story.new, &[id, ("range", "bytes=0-99")]).await;
         ask(&server, &story.new, &[]).await;
         ask(&server, &story.new, &[("device-id", "../../x")]).await;
-        let attempt = server.show_device("ESP32-001").await.attempt.expect("an attempt");
+        let attempt = server
+            .show_device("ESP32-001")
+            .await
+            .attempt
+            .expect("an attempt");
         assert_eq!((attempt.bytes_sent, attempt.requests), (n + 100, 2));
         let detail = server.show_rollout(story.rollout.id).await;
         assert_eq!(detail.rollout.bytes_sent, n + 100);
@@ -136,7 +158,10 @@ async fn upload_during_download_does_not_mix_images() {
             server.release(&other).await;
             let request = json!({"release": other.version, "to": [format!("other-{number}")]});
             server.rollout(request).await;
-            let told = story.device.reports(&server, order, Phase::Downloading, 1).await;
+            let told = story
+                .device
+                .reports(&server, order, Phase::Downloading, 1)
+                .await;
             let Some(Ordered::Install { image, .. }) = told.order else {
                 panic!("the order stands: {told:?}");
             };
@@ -169,7 +194,10 @@ async fn an_unknown_or_a_bad_name_is_refused() {
         Reply::of(server.http.request(Method::GET, url)).await
     };
     let (code, field, _) = get(&"0".repeat(64)).await.problem(404);
-    assert_eq!((code.as_str(), field.as_deref()), ("not_found", Some("sha256")));
+    assert_eq!(
+        (code.as_str(), field.as_deref()),
+        ("not_found", Some("sha256"))
+    );
     for bad in ["abc", "..%2f..%2foperator-token", "%00", "%ff"] {
         let (code, _, _) = get(bad).await.problem(400);
         assert_eq!(code, "field_invalid", "{bad}");

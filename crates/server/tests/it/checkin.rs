@@ -32,7 +32,10 @@ async fn an_update_goes_through_all_states_and_succeeds_by_the_running_image() {
                 trial_deadline_s: 300
             })
         );
-        assert_eq!(server.attempt_state("ESP32-001").await, AttemptState::Offered);
+        assert_eq!(
+            server.attempt_state("ESP32-001").await,
+            AttemptState::Offered
+        );
         for (phase, done, state) in [
             (Phase::Downloading, 4096, AttemptState::Downloading),
             (Phase::Downloaded, bytes, AttemptState::Downloaded),
@@ -43,14 +46,21 @@ async fn an_update_goes_through_all_states_and_succeeds_by_the_running_image() {
             assert_eq!(server.attempt_state("ESP32-001").await, state);
         }
         story.device.boots(&story.new, false);
-        assert_eq!(story.device.check_in(&server).await.order, None, "nothing during the trial");
+        assert_eq!(
+            story.device.check_in(&server).await.order,
+            None,
+            "nothing during the trial"
+        );
         assert_eq!(server.attempt_state("ESP32-001").await, AttemptState::Trial);
         story.device.confirmed = true;
         let told = story.device.check_in(&server).await;
         assert_eq!((told.order, told.retry_after_s), (None, 60));
         let device = server.show_device("ESP32-001").await;
         let attempt = device.attempt.expect("an attempt");
-        assert_eq!((attempt.state, attempt.percent), (AttemptState::Succeeded, 100));
+        assert_eq!(
+            (attempt.state, attempt.percent),
+            (AttemptState::Succeeded, 100)
+        );
         assert_eq!(attempt.from_version.as_deref(), Some("1.0.5"));
         assert_eq!(device.rollback_version.as_deref(), Some("1.0.5"));
         let detail = server.show_rollout(story.rollout.id).await;
@@ -90,9 +100,18 @@ async fn an_attempt_never_goes_backwards() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        story.device.reports(&server, order, Phase::Downloaded, 100).await;
-        story.device.reports(&server, order, Phase::Downloading, 50).await;
-        assert_eq!(server.attempt_state("ESP32-001").await, AttemptState::Downloaded);
+        story
+            .device
+            .reports(&server, order, Phase::Downloaded, 100)
+            .await;
+        story
+            .device
+            .reports(&server, order, Phase::Downloading, 50)
+            .await;
+        assert_eq!(
+            server.attempt_state("ESP32-001").await,
+            AttemptState::Downloaded
+        );
     })
     .await;
 }
@@ -102,9 +121,19 @@ async fn progress_never_passes_100_percent() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        story.device.reports(&server, order, Phase::Downloading, u32::MAX).await;
-        let attempt = server.show_device("ESP32-001").await.attempt.expect("an attempt");
-        assert_eq!((attempt.percent, attempt.bytes_done), (100, attempt.bytes_total));
+        story
+            .device
+            .reports(&server, order, Phase::Downloading, u32::MAX)
+            .await;
+        let attempt = server
+            .show_device("ESP32-001")
+            .await
+            .attempt
+            .expect("an attempt");
+        assert_eq!(
+            (attempt.percent, attempt.bytes_done),
+            (100, attempt.bytes_total)
+        );
     })
     .await;
 }
@@ -124,14 +153,20 @@ async fn rolled_back_release_not_reoffered() {
         let retry = format!("/api/v1/rollouts/r-{}/retry", story.rollout.id);
         server.post(&retry, json!({})).await;
         assert_eq!(story.device.check_in(&server).await.order, None);
-        server.rollout(json!({"release": "1.0.6", "to": ["ESP32-001"]})).await;
+        server
+            .rollout(json!({"release": "1.0.6", "to": ["ESP32-001"]}))
+            .await;
         assert_eq!(story.device.check_in(&server).await.order, None);
         let device = server.show_device("ESP32-001").await;
         assert_eq!(device.blocked, ["1.0.6"]);
         // Unless the operator says so.
         let unblock = json!({"release": "1.0.6"});
-        server.post("/api/v1/devices/ESP32-001/unblock", unblock).await;
-        server.rollout(json!({"release": "1.0.6", "to": ["ESP32-001"]})).await;
+        server
+            .post("/api/v1/devices/ESP32-001/unblock", unblock)
+            .await;
+        server
+            .rollout(json!({"release": "1.0.6", "to": ["ESP32-001"]}))
+            .await;
         story.device.check_in(&server).await.install();
     })
     .await;
@@ -143,7 +178,10 @@ async fn version_file_lie_is_detected() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        story.device.reports(&server, order, Phase::Installing, 0).await;
+        story
+            .device
+            .reports(&server, order, Phase::Installing, 0)
+            .await;
         story.device.progress = None;
         story.device.version = "1.0.6".to_owned();
         story.device.check_in(&server).await;
@@ -152,10 +190,19 @@ async fn version_file_lie_is_detected() {
             device.warning.as_deref(),
             Some("reports 1.0.6 but runs the 1.0.5 image")
         );
-        assert_eq!(device.version.as_deref(), Some("1.0.5"), "what runs, not what is claimed");
+        assert_eq!(
+            device.version.as_deref(),
+            Some("1.0.5"),
+            "what runs, not what is claimed"
+        );
         let attempt = device.attempt.expect("an attempt");
         assert_eq!(attempt.state, AttemptState::Failed(FailureCode::VersionLie));
-        assert!(attempt.explanation.expect("told").contains("runs another image"));
+        assert!(
+            attempt
+                .explanation
+                .expect("told")
+                .contains("runs another image")
+        );
     })
     .await;
 }
@@ -166,18 +213,37 @@ async fn boot_loop_ends_in_old_version_and_is_reported() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        story.device.reports(&server, order, Phase::Installing, 0).await;
+        story
+            .device
+            .reports(&server, order, Phase::Installing, 0)
+            .await;
         story.device.other = Some(story.new.clone());
         story.device.other_rejected = true;
-        let told = story.device.ends(&server, order, End::RolledBackBoot, FailureCode::CrashLoop).await;
+        let told = story
+            .device
+            .ends(&server, order, End::RolledBackBoot, FailureCode::CrashLoop)
+            .await;
         assert_eq!(told.order, None, "not offered again");
         let device = server.show_device("ESP32-001").await;
         assert_eq!(device.version.as_deref(), Some("1.0.5"));
         assert_eq!(device.blocked, ["1.0.6"]);
         let attempt = device.attempt.expect("an attempt");
         assert_eq!(attempt.state, rolled_back(RollbackCause::Boot));
-        assert!(attempt.explanation.expect("told").contains("reset: panic or exception"));
-        assert_eq!(server.show_rollout(story.rollout.id).await.rollout.counts.rolled_back, 1);
+        assert!(
+            attempt
+                .explanation
+                .expect("told")
+                .contains("reset: panic or exception")
+        );
+        assert_eq!(
+            server
+                .show_rollout(story.rollout.id)
+                .await
+                .rollout
+                .counts
+                .rolled_back,
+            1
+        );
     })
     .await;
 }
@@ -187,13 +253,19 @@ async fn a_silent_return_from_trial_is_a_boot_rollback() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        story.device.reports(&server, order, Phase::Installing, 0).await;
+        story
+            .device
+            .reports(&server, order, Phase::Installing, 0)
+            .await;
         let mut old = story.device.clone();
         story.device.boots(&story.new, false);
         story.device.check_in(&server).await;
         old.progress = None;
         assert_eq!(old.check_in(&server).await.order, None);
-        assert_eq!(server.attempt_state("ESP32-001").await, rolled_back(RollbackCause::Boot));
+        assert_eq!(
+            server.attempt_state("ESP32-001").await,
+            rolled_back(RollbackCause::Boot)
+        );
     })
     .await;
 }
@@ -203,12 +275,18 @@ async fn a_rejected_slot_proves_a_boot_rollback_without_a_word() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        story.device.reports(&server, order, Phase::Installing, 0).await;
+        story
+            .device
+            .reports(&server, order, Phase::Installing, 0)
+            .await;
         story.device.progress = None;
         story.device.other = Some(story.new.clone());
         story.device.other_rejected = true;
         assert_eq!(story.device.check_in(&server).await.order, None);
-        assert_eq!(server.attempt_state("ESP32-001").await, rolled_back(RollbackCause::Boot));
+        assert_eq!(
+            server.attempt_state("ESP32-001").await,
+            rolled_back(RollbackCause::Boot)
+        );
     })
     .await;
 }
@@ -220,16 +298,28 @@ async fn a_power_cut_while_installing_costs_one_more_try() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        story.device.reports(&server, order, Phase::Installing, 0).await;
+        story
+            .device
+            .reports(&server, order, Phase::Installing, 0)
+            .await;
         story.device.progress = None;
         for _ in 0..5 {
             assert_eq!(story.device.check_in(&server).await.install(), order);
         }
-        assert_eq!(server.attempt_state("ESP32-001").await, AttemptState::Installing);
-        story.device.reports(&server, order, Phase::Installing, 0).await;
+        assert_eq!(
+            server.attempt_state("ESP32-001").await,
+            AttemptState::Installing
+        );
+        story
+            .device
+            .reports(&server, order, Phase::Installing, 0)
+            .await;
         story.device.progress = None;
         assert_eq!(story.device.check_in(&server).await.order, None);
-        assert_eq!(server.attempt_state("ESP32-001").await, rolled_back(RollbackCause::Boot));
+        assert_eq!(
+            server.attempt_state("ESP32-001").await,
+            rolled_back(RollbackCause::Boot)
+        );
     })
     .await;
 }
@@ -240,8 +330,14 @@ async fn a_health_rollback_blocks_the_release_too() {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
         let (end, code) = (End::RolledBackHealth, FailureCode::NotConfirmed);
-        assert_eq!(story.device.ends(&server, order, end, code).await.order, None);
-        assert_eq!(server.attempt_state("ESP32-001").await, rolled_back(RollbackCause::Health));
+        assert_eq!(
+            story.device.ends(&server, order, end, code).await.order,
+            None
+        );
+        assert_eq!(
+            server.attempt_state("ESP32-001").await,
+            rolled_back(RollbackCause::Health)
+        );
         assert_eq!(server.show_device("ESP32-001").await.blocked, ["1.0.6"]);
     })
     .await;
@@ -252,7 +348,10 @@ async fn a_failed_attempt_is_not_offered_again_until_it_is_retried() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        let told = story.device.ends(&server, order, End::Failed, FailureCode::HashMismatch).await;
+        let told = story
+            .device
+            .ends(&server, order, End::Failed, FailureCode::HashMismatch)
+            .await;
         assert_eq!(told.order, None);
         assert_eq!(story.device.check_in(&server).await.order, None);
         let retry = format!("/api/v1/rollouts/{}/retry", story.rollout.id);
@@ -297,16 +396,24 @@ async fn a_newer_rollout_takes_the_device_over() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let first = story.device.check_in(&server).await.install();
-        story.device.reports(&server, first, Phase::Downloading, 100).await;
+        story
+            .device
+            .reports(&server, first, Phase::Downloading, 100)
+            .await;
         let newer = Image::new("1.0.7");
         server.release(&newer).await;
-        server.rollout(json!({"release": "1.0.7", "to": ["ESP32-001"]})).await;
+        server
+            .rollout(json!({"release": "1.0.7", "to": ["ESP32-001"]}))
+            .await;
         let second = story.device.check_in(&server).await.install();
         assert_ne!(first, second);
         let detail = server.show_rollout(story.rollout.id).await;
         assert_eq!(detail.attempts[0].state, AttemptState::Superseded);
         // The device had not heard: its word about the old order changes nothing.
-        let told = story.device.reports(&server, first, Phase::Downloaded, 100).await;
+        let told = story
+            .device
+            .reports(&server, first, Phase::Downloaded, 100)
+            .await;
         assert_eq!(told.install(), second);
     })
     .await;
@@ -318,14 +425,20 @@ async fn an_older_rollout_is_never_a_downgrade() {
         let mut story = Story::begin(&server).await;
         let newer = Image::new("1.0.7");
         server.release(&newer).await;
-        server.rollout(json!({"release": "1.0.7", "to": ["ESP32-001"]})).await;
+        server
+            .rollout(json!({"release": "1.0.7", "to": ["ESP32-001"]}))
+            .await;
         story.device.updates_to(&server, &newer).await;
         assert_eq!(story.device.check_in(&server).await.order, None);
         // Not even where the newer one went wrong on this device.
         let mut other = TestDevice::running("ESP32-002", &story.old);
-        server.rollout(json!({"release": "1.0.7", "to": ["ESP32-002"]})).await;
+        server
+            .rollout(json!({"release": "1.0.7", "to": ["ESP32-002"]}))
+            .await;
         let order = other.check_in(&server).await.install();
-        let told = other.ends(&server, order, End::RolledBackBoot, FailureCode::CrashLoop).await;
+        let told = other
+            .ends(&server, order, End::RolledBackBoot, FailureCode::CrashLoop)
+            .await;
         assert_eq!(told.order, None);
     })
     .await;
@@ -352,7 +465,15 @@ async fn what_does_not_fit_is_left_out_with_the_reason() {
             let state = server.attempt_state(&device.id).await;
             assert_eq!(state, AttemptState::Skipped(reason), "{}", device.id);
         }
-        assert_eq!(server.show_rollout(story.rollout.id).await.rollout.counts.skipped, 4);
+        assert_eq!(
+            server
+                .show_rollout(story.rollout.id)
+                .await
+                .rollout
+                .counts
+                .skipped,
+            4
+        );
     })
     .await;
 }
@@ -377,9 +498,15 @@ async fn a_yanked_release_is_withdrawn_from_a_download() {
         let order = story.device.check_in(&server).await.install();
         let yank = format!("/api/v1/releases/{}/yank", story.release.id);
         server.post(&yank, json!({"reason": "burns toast"})).await;
-        let told = story.device.reports(&server, order, Phase::Downloading, 4096).await;
+        let told = story
+            .device
+            .reports(&server, order, Phase::Downloading, 4096)
+            .await;
         assert_eq!(told.order, Some(Ordered::Cancel { id: order }));
-        assert_eq!(server.attempt_state("ESP32-001").await, AttemptState::Aborted);
+        assert_eq!(
+            server.attempt_state("ESP32-001").await,
+            AttemptState::Aborted
+        );
     })
     .await;
 }
@@ -411,7 +538,10 @@ async fn a_check_in_without_an_id_is_refused_by_name() {
         for id in ["", "all", "../../etc/passwd", "a b"] {
             let reply = post_cbor(&server, TestDevice::running(id, &image).message()).await;
             let (code, field, _) = reply.problem(400);
-            assert_eq!((code.as_str(), field.as_deref()), ("field_invalid", Some("device")));
+            assert_eq!(
+                (code.as_str(), field.as_deref()),
+                ("field_invalid", Some("device"))
+            );
         }
         let page = server.get("/api/v1/devices").await.json();
         assert_eq!(page["items"], json!([]));

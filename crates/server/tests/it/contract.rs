@@ -40,11 +40,19 @@ async fn writers_take_turns_and_event_ids_have_no_gap() {
                 }
             }
         };
-        let tasks: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(writer))).collect();
+        let tasks: Vec<_> = (0..WRITERS)
+            .map(|writer| tokio::spawn(write(writer)))
+            .collect();
         for task in tasks {
             task.await.expect("ends");
         }
-        let last = store.read().await.expect("reads").last_event_id().await.expect("reads");
+        let last = store
+            .read()
+            .await
+            .expect("reads")
+            .last_event_id()
+            .await
+            .expect("reads");
         assert_eq!(last as usize, WRITERS * EACH);
     })
     .await;
@@ -82,7 +90,14 @@ async fn the_migrations_run_once_and_again_do_nothing() {
 async fn any_text_that_may_be_stored_comes_back_as_it_was() {
     each_database(async |server| {
         let store = &server.running.state.store;
-        for text in ["", "'", "\"; DROP TABLE event; --", "ü 漢字 🦀", "%_\\", "a\nb"] {
+        for text in [
+            "",
+            "'",
+            "\"; DROP TABLE event; --",
+            "ü 漢字 🦀",
+            "%_\\",
+            "a\nb",
+        ] {
             let mut tx = store.write().await.expect("a turn");
             let event = NewEvent {
                 kind: "test".to_owned(),
@@ -97,7 +112,13 @@ async fn any_text_that_may_be_stored_comes_back_as_it_was() {
                 limit: 1,
                 ..Default::default()
             };
-            let found = store.read().await.expect("reads").events(&filter).await.expect("reads");
+            let found = store
+                .read()
+                .await
+                .expect("reads")
+                .events(&filter)
+                .await
+                .expect("reads");
             assert_eq!(found, [stored]);
         }
     })

@@ -7,7 +7,9 @@ use crate::support::*;
 async fn ids(server: &Server, query: &str) -> Vec<String> {
     let page = server.get(&format!("/api/v1/devices{query}")).await.json();
     let items = page["items"].as_array().expect("items").iter();
-    items.map(|device| device["id"].as_str().expect("id").to_owned()).collect()
+    items
+        .map(|device| device["id"].as_str().expect("id").to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -21,14 +23,22 @@ async fn devices_are_listed_filtered_and_paged() {
             device.check_in(&server).await;
         }
         server.post("/api/v1/groups", json!({"name": "hall"})).await;
-        server.post("/api/v1/groups/hall/devices", json!({"add": ["b", "unseen"]})).await;
+        server
+            .post(
+                "/api/v1/groups/hall/devices",
+                json!({"add": ["b", "unseen"]}),
+            )
+            .await;
         assert_eq!(ids(&server, "").await, ["ESP32-001", "a", "b"]);
         assert_eq!(ids(&server, "?group=hall").await, ["b"]);
         assert_eq!(ids(&server, "?state=skipped").await, ["a", "b"]);
         assert_eq!(ids(&server, "?state=skipped:no_space&after=a").await, ["b"]);
         assert_eq!(ids(&server, "?state=offered").await, ["ESP32-001"]);
         assert_eq!(ids(&server, "?limit=2").await, ["ESP32-001", "a"]);
-        let (_, field, _) = server.get("/api/v1/devices?state=broken").await.problem(400);
+        let (_, field, _) = server
+            .get("/api/v1/devices?state=broken")
+            .await
+            .problem(400);
         assert_eq!(field.as_deref(), Some("state"));
     })
     .await;

@@ -42,8 +42,12 @@ impl Stream {
             }
             let limit = std::time::Duration::from_secs(10);
             let chunk = tokio::time::timeout(limit, self.response.chunk()).await;
-            let chunk = chunk.expect("in time").expect("a stream").expect("not the end");
-            self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+            let chunk = chunk
+                .expect("in time")
+                .expect("a stream")
+                .expect("not the end");
+            self.text
+                .push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
 }
@@ -65,22 +69,36 @@ async fn a_stream_tells_what_happens_and_how_far_a_download_is() {
         let mut stream = Stream::open(&server, "", None).await;
         let order = story.device.check_in(&server).await.install();
         let (id, kind, data) = stream.next().await;
-        assert_eq!((kind.as_str(), data["state"].as_str()), ("attempt.offered", Some("offered")));
+        assert_eq!(
+            (kind.as_str(), data["state"].as_str()),
+            ("attempt.offered", Some("offered"))
+        );
         assert_eq!(id, data["id"].as_i64());
-        story.device.reports(&server, order, Phase::Downloading, 4096).await;
+        story
+            .device
+            .reports(&server, order, Phase::Downloading, 4096)
+            .await;
         let mut seen = Vec::new();
         for _ in 0..2 {
             let (id, kind, data) = stream.next().await;
             assert_eq!(id.is_none(), kind == "attempt.progress");
             if kind == "attempt.progress" {
-                assert_eq!((&data["bytes_done"], &data["device"]), (&json!(4096), &json!("ESP32-001")));
+                assert_eq!(
+                    (&data["bytes_done"], &data["device"]),
+                    (&json!(4096), &json!("ESP32-001"))
+                );
             }
             seen.push(kind);
         }
         seen.sort();
         assert_eq!(seen, ["attempt.downloading", "attempt.progress"]);
         // Progress is no history.
-        assert!(!server.history("ESP32-001").await.contains(&"attempt.progress".to_owned()));
+        assert!(
+            !server
+                .history("ESP32-001")
+                .await
+                .contains(&"attempt.progress".to_owned())
+        );
     })
     .await;
 }
@@ -116,13 +134,18 @@ async fn a_stream_that_is_opened_again_misses_nothing() {
 async fn a_stream_of_one_rollout_tells_of_no_other() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
-        server.rollout(json!({"release": "1.0.5", "to": ["somebody"]})).await;
+        server
+            .rollout(json!({"release": "1.0.5", "to": ["somebody"]}))
+            .await;
         let query = format!("?rollout=r-{}&after=0", story.rollout.id);
         let mut stream = Stream::open(&server, &query, None).await;
         assert_eq!(stream.next().await.1, "rollout.started");
         story.device.check_in(&server).await.install();
         let (_, kind, data) = stream.next().await;
-        assert_eq!((kind.as_str(), &data["rollout"]), ("attempt.offered", &json!(story.rollout.id)));
+        assert_eq!(
+            (kind.as_str(), &data["rollout"]),
+            ("attempt.offered", &json!(story.rollout.id))
+        );
     })
     .await;
 }
@@ -132,21 +155,34 @@ async fn history_is_filtered_and_paged() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         story.device.check_in(&server).await.install();
-        TestDevice::running("other", &story.old).check_in(&server).await;
+        TestDevice::running("other", &story.old)
+            .check_in(&server)
+            .await;
         let kinds = async |query: &str| {
             let page = server.get(&format!("/api/v1/events{query}")).await.json();
             let items = page["items"].as_array().expect("items").clone();
-            let kinds = items.iter().map(|event| event["kind"].as_str().expect("kind").to_owned());
-            (kinds.collect::<Vec<_>>(), page["next"].as_str().map(str::to_owned))
+            let kinds = items
+                .iter()
+                .map(|event| event["kind"].as_str().expect("kind").to_owned());
+            (
+                kinds.collect::<Vec<_>>(),
+                page["next"].as_str().map(str::to_owned),
+            )
         };
         let (of_device, _) = kinds("?device=ESP32-001").await;
         assert_eq!(of_device, ["device.seen", "attempt.offered"]);
         let (of_rollout, _) = kinds("?rollout=1").await;
-        assert_eq!(of_rollout, ["rollout.started", "attempt.offered", "attempt.offered"]);
+        assert_eq!(
+            of_rollout,
+            ["rollout.started", "attempt.offered", "attempt.offered"]
+        );
         let (both, _) = kinds("?rollout=1&device=other").await;
         assert_eq!(both, ["attempt.offered"]);
         let (first, next) = kinds("?limit=3").await;
-        assert_eq!(first, ["release.uploaded", "release.uploaded", "device.seen"]);
+        assert_eq!(
+            first,
+            ["release.uploaded", "release.uploaded", "device.seen"]
+        );
         let (rest, end) = kinds(&format!("?limit=100&after={}", next.expect("more"))).await;
         assert_eq!(rest.len(), 4);
         assert_eq!(end, None);

@@ -18,3 +18,4 @@ mod rollouts;
 mod seed;
 mod seed_bench;
 mod start;
+mod web;

@@ -34,7 +34,10 @@ async fn an_order_stands_until_the_device_is_seen_on_another_image() {
             })
         );
         for _ in 0..3 {
-            story.device.reports(&server, 4711, Phase::Downloading, 1).await;
+            story
+                .device
+                .reports(&server, 4711, Phase::Downloading, 1)
+                .await;
             assert_eq!(story.device.check_in(&server).await.rollback(), id);
         }
         let server = server.restart().await;
@@ -66,7 +69,11 @@ async fn all_reaches_each_device_that_has_something_to_go_back_to() {
         TestDevice::running("other", &old).check_in(&server).await;
         let request = json!({"to": ["all"], "release": "1.0.6", "reason": "no"});
         let accepted = server.post("/api/v1/rollbacks", request).await.json();
-        let reached: Vec<_> = accepted["orders"].as_array().expect("a list").iter().collect();
+        let reached: Vec<_> = accepted["orders"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .collect();
         assert_eq!(reached.len(), 2, "{accepted}");
         let excluded = json!([
             {"device": "fresh", "reason": "no_rollback_target"},
@@ -86,7 +93,10 @@ async fn no_rollback_target_gives_clear_refusal() {
         let mut device = TestDevice::running("fresh", &old);
         device.check_in(&server).await;
         let request = json!({"to": ["fresh"], "reason": "no"});
-        let accepted = server.post("/api/v1/rollbacks", request.clone()).await.json();
+        let accepted = server
+            .post("/api/v1/rollbacks", request.clone())
+            .await
+            .json();
         assert_eq!(accepted["orders"], json!([]));
         let excluded = json!([{"device": "fresh", "reason": "no_rollback_target"}]);
         assert_eq!(accepted["excluded"], excluded);
@@ -96,7 +106,9 @@ async fn no_rollback_target_gives_clear_refusal() {
         device.check_in(&server).await;
         server.post("/api/v1/rollbacks", request).await;
         let id = device.check_in(&server).await.rollback();
-        let told = device.ends(&server, id, End::Refused, FailureCode::NoRollbackTarget).await;
+        let told = device
+            .ends(&server, id, End::Refused, FailureCode::NoRollbackTarget)
+            .await;
         assert_eq!(told.order, None);
         let shown = server.show_device("fresh").await;
         let order = shown.rollback.expect("told");
@@ -104,9 +116,15 @@ async fn no_rollback_target_gives_clear_refusal() {
         assert_eq!(order.code.as_deref(), Some("no_rollback_target"));
         assert_eq!(shown.blocked, [""; 0], "it still runs it");
         let page = server.get("/api/v1/devices/fresh/events").await.json();
-        let last = page["items"].as_array().and_then(|items| items.last()).expect("events");
+        let last = page["items"]
+            .as_array()
+            .and_then(|items| items.last())
+            .expect("events");
         let text = last["text"].as_str().expect("text");
-        assert!(text.contains("there is no other valid image to go back to"), "{text}");
+        assert!(
+            text.contains("there is no other valid image to go back to"),
+            "{text}"
+        );
     })
     .await;
 }
@@ -131,8 +149,12 @@ async fn a_rollback_comes_before_an_update() {
     each_database(async |server| {
         let mut story = updated(&server).await;
         server.release(&Image::new("1.0.7")).await;
-        server.rollout(json!({"release": "1.0.7", "to": ["all"]})).await;
-        server.post("/api/v1/rollbacks", json!({"to": ["all"], "reason": "no"})).await;
+        server
+            .rollout(json!({"release": "1.0.7", "to": ["all"]}))
+            .await;
+        server
+            .post("/api/v1/rollbacks", json!({"to": ["all"], "reason": "no"}))
+            .await;
         story.device.check_in(&server).await.rollback();
         story.device.boots(&story.old, true);
         story.device.check_in(&server).await.install();
@@ -145,16 +167,27 @@ async fn a_rollback_during_the_trial_is_the_operators() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;
         let order = story.device.check_in(&server).await.install();
-        story.device.reports(&server, order, Phase::Installing, 0).await;
+        story
+            .device
+            .reports(&server, order, Phase::Installing, 0)
+            .await;
         story.device.boots(&story.new, false);
         story.device.check_in(&server).await;
-        server.post("/api/v1/rollbacks", json!({"to": ["all"], "reason": "no"})).await;
+        server
+            .post("/api/v1/rollbacks", json!({"to": ["all"], "reason": "no"}))
+            .await;
         story.device.check_in(&server).await.rollback();
         story.device.boots(&story.old, true);
         // Whatever the device makes of it.
-        let told = story.device.ends(&server, order, End::RolledBackBoot, FailureCode::CrashLoop).await;
+        let told = story
+            .device
+            .ends(&server, order, End::RolledBackBoot, FailureCode::CrashLoop)
+            .await;
         assert_eq!(told.order, None);
-        assert_eq!(server.attempt_state("ESP32-001").await.to_string(), "rolled_back:operator");
+        assert_eq!(
+            server.attempt_state("ESP32-001").await.to_string(),
+            "rolled_back:operator"
+        );
     })
     .await;
 }

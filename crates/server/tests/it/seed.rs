@@ -12,7 +12,10 @@ const ID: &str = "ESP32-001";
 async fn updated(bench: &Bench) {
     let device = bench.seed_device(ID);
     device.boots("1.0.5").await;
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     let manifest = device.manifest().await;
     device.installs(&manifest).await;
     device.boots("1.0.6").await;
@@ -29,13 +32,20 @@ async fn option_2_really_verifies() {
     assert_eq!(running["device_id"], ID);
     let device = bench.device(ID).await;
     assert_eq!(device["attempt"]["state"], "succeeded");
-    let by_id = bench.get("/api/inverter/status?device_id=ESP32-001").await.ok();
+    let by_id = bench
+        .get("/api/inverter/status?device_id=ESP32-001")
+        .await
+        .ok();
     assert_eq!(by_id["firmware_version"], "1.0.6");
 }
 
 #[tokio::test]
 async fn rollback_without_id_reaches_all() {
-    for body in [json!({"reason": "Update failed"}), json!({"device_id": "all"}), json!({})] {
+    for body in [
+        json!({"reason": "Update failed"}),
+        json!({"device_id": "all"}),
+        json!({}),
+    ] {
         let bench = Bench::new().await;
         for id in ["ESP32-001", "ESP32-002"] {
             bench.seed_device(id).boots("1.0.6").await;
@@ -56,7 +66,10 @@ async fn status_post_keeps_rollback() {
     let bench = Bench::new().await;
     updated(&bench).await;
     let device = bench.seed_device(ID);
-    bench.post("/api/cloud/fota/rollback", json!({"device_id": ID})).await.ok();
+    bench
+        .post("/api/cloud/fota/rollback", json!({"device_id": ID}))
+        .await
+        .ok();
     for status in [
         json!({"chunk_received": 3, "total_chunks": 66, "progress": 4.5}),
         json!({"verified": true}),
@@ -76,11 +89,17 @@ async fn lost_rollback_reply_is_repeated() {
     updated(&bench).await;
     let device = bench.seed_device(ID);
     assert!(!device.is_ordered_back().await);
-    bench.post("/api/cloud/fota/rollback", json!({"device_id": ID})).await.ok();
+    bench
+        .post("/api/cloud/fota/rollback", json!({"device_id": ID}))
+        .await
+        .ok();
     for _ in 0..3 {
         assert!(device.is_ordered_back().await);
     }
-    device.post_status(json!({"rollback": true, "error": "Update failed"})).await.ok();
+    device
+        .post_status(json!({"rollback": true, "error": "Update failed"}))
+        .await
+        .ok();
     device.boots("1.0.5").await;
     assert!(!device.is_ordered_back().await);
 }
@@ -88,7 +107,10 @@ async fn lost_rollback_reply_is_repeated() {
 #[tokio::test]
 async fn progress_at_most_100_percent() {
     let bench = Bench::new().await;
-    bench.upload("1.0.6", &image("1.0.6", 1_065_968), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 1_065_968), 16_384)
+        .await
+        .ok();
     let device = bench.seed_device(ID);
     device.manifest().await;
     for count in [1, 65, 66, 67, 1_000_000] {
@@ -96,7 +118,10 @@ async fn progress_at_most_100_percent() {
         let status = json!({"chunk_received": count, "total_chunks": 66, "progress": percent});
         device.post_status(status).await.ok();
         let record = bench.device_record(ID).await;
-        assert!(record["progress"].as_f64().expect("a number") <= 100.0, "{record}");
+        assert!(
+            record["progress"].as_f64().expect("a number") <= 100.0,
+            "{record}"
+        );
         assert!(record["chunk_received"].as_u64() <= Some(66), "{record}");
         let percent = bench.device(ID).await["attempt"]["percent"].as_u64();
         assert!(percent <= Some(100), "{percent:?}");
@@ -113,26 +138,38 @@ async fn size_not_data_refused() {
         reply.error(400),
         "Size mismatch: size is 1, firmware_data holds 65536 bytes"
     );
-    let releases = bench.manage(reqwest::Method::GET, "/api/v1/releases", None).await;
+    let releases = bench
+        .manage(reqwest::Method::GET, "/api/v1/releases", None)
+        .await;
     assert_eq!(releases["items"], json!([]), "nothing is stored");
 }
 
 #[tokio::test]
 async fn bad_chunk_number_gives_400() {
     let bench = Bench::new().await;
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     let device = bench.seed_device(ID);
     device.manifest().await;
     for bad in ["abc", "1.5", "", "0x1", "%00", "1e3"] {
-        let reply = device.get(&format!("/api/inverter/fota/chunk?chunk_number={bad}")).await;
+        let reply = device
+            .get(&format!("/api/inverter/fota/chunk?chunk_number={bad}"))
+            .await;
         assert!(reply.error(400).contains("chunk_number"), "{bad}");
         assert_eq!(reply.json["field"], "chunk_number");
     }
     for nowhere in ["-1", "4", "99999999999999999999999"] {
-        let reply = device.get(&format!("/api/inverter/fota/chunk?chunk_number={nowhere}")).await;
+        let reply = device
+            .get(&format!("/api/inverter/fota/chunk?chunk_number={nowhere}"))
+            .await;
         assert_eq!(reply.error(404), "Chunk not found", "{nowhere}");
     }
-    assert_eq!(device.get("/api/inverter/fota/chunk").await.ok()["chunk_number"], 0);
+    assert_eq!(
+        device.get("/api/inverter/fota/chunk").await.ok()["chunk_number"],
+        0
+    );
 }
 
 #[tokio::test]
@@ -144,17 +181,30 @@ async fn upload_during_a_download_does_not_mix_images() {
     let manifest = device.manifest().await;
     let mut taken = device.take(0).await;
     taken.extend(device.take(1).await);
-    device.post_status(json!({"chunk_received": 2, "total_chunks": 4, "progress": 50})).await.ok();
+    device
+        .post_status(json!({"chunk_received": 2, "total_chunks": 4, "progress": 50}))
+        .await
+        .ok();
     bench.upload("1.0.7", &new, 1_024).await.ok();
-    device.post_status(json!({"chunk_received": 2, "total_chunks": 4, "progress": 50})).await.ok();
+    device
+        .post_status(json!({"chunk_received": 2, "total_chunks": 4, "progress": 50}))
+        .await
+        .ok();
     // The same bytes again in other chunks must not move the cuts of a download either.
     bench.upload("1.0.6", &old, 1_024).await.ok();
     bench.upload("1.0.7", &new, 1_024).await.ok();
     taken.extend(device.take(2).await);
     taken.extend(device.take(3).await);
-    assert_eq!(hex_sha256(&taken), manifest["hash"], "two images were mixed");
+    assert_eq!(
+        hex_sha256(&taken),
+        manifest["hash"],
+        "two images were mixed"
+    );
     device.post_status(json!({"verified": true})).await.ok();
-    device.post_status(json!({"boot_status": "pending_reboot", "new_version": "1.0.6"})).await.ok();
+    device
+        .post_status(json!({"boot_status": "pending_reboot", "new_version": "1.0.6"}))
+        .await
+        .ok();
     device.boots("1.0.6").await;
     let next = device.manifest().await;
     assert_eq!(next["version"], "1.0.7");
@@ -166,12 +216,20 @@ async fn device_without_device_id_is_visible() {
     let bench = Bench::new().await;
     let device = bench.nameless_device();
     device.boots("1.0.5").await;
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     let manifest = device.manifest().await;
     device.installs(&manifest).await;
     let shown = bench.device("EcoWatt001").await;
     assert_eq!(shown["protocol"], "seed");
-    assert!(shown["warning"].as_str().expect("a warning").starts_with("unidentified"));
+    assert!(
+        shown["warning"]
+            .as_str()
+            .expect("a warning")
+            .starts_with("unidentified")
+    );
     assert_eq!(shown["attempt"]["state"], "installing");
 }
 
@@ -180,13 +238,29 @@ async fn rolled_back_release_not_reoffered() {
     let bench = Bench::new().await;
     updated(&bench).await;
     let device = bench.seed_device(ID);
-    bench.post("/api/cloud/fota/rollback", json!({"device_id": ID})).await.ok();
-    device.post_status(json!({"rollback": true, "error": "Update failed"})).await.ok();
+    bench
+        .post("/api/cloud/fota/rollback", json!({"device_id": ID}))
+        .await
+        .ok();
+    device
+        .post_status(json!({"rollback": true, "error": "Update failed"}))
+        .await
+        .ok();
     device.boots("1.0.5").await;
     assert_eq!(device.manifest().await, Value::Null);
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
-    assert_eq!(device.manifest().await, Value::Null, "not by a new upload either");
-    bench.upload("1.0.7", &image("1.0.7", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
+    assert_eq!(
+        device.manifest().await,
+        Value::Null,
+        "not by a new upload either"
+    );
+    bench
+        .upload("1.0.7", &image("1.0.7", 64 * 1024), 16_384)
+        .await
+        .ok();
     assert_eq!(device.manifest().await["version"], "1.0.7");
 }
 
@@ -206,9 +280,24 @@ async fn seed_vectors() {
     let device = bench.seed_device(ID);
     device.manifest().await;
     for (number, raw, characters, mac) in [
-        (0, 16_384, 21_848, "979c7742d8b1eabe7dc4d5190e2b98306c2a8bf9877d88c31c93802c44bb3392"),
-        (1, 16_384, 21_848, "032fa5410fd9184a40dd36bb0a4f92c62fd2b7bcbbafa98bb8a03ca4c29002b2"),
-        (2, 7_232, 9_644, "03552b82735352e7906b843ae2a682d365399228d0f52ca21b3b165030ce3c85"),
+        (
+            0,
+            16_384,
+            21_848,
+            "979c7742d8b1eabe7dc4d5190e2b98306c2a8bf9877d88c31c93802c44bb3392",
+        ),
+        (
+            1,
+            16_384,
+            21_848,
+            "032fa5410fd9184a40dd36bb0a4f92c62fd2b7bcbbafa98bb8a03ca4c29002b2",
+        ),
+        (
+            2,
+            7_232,
+            9_644,
+            "03552b82735352e7906b843ae2a682d365399228d0f52ca21b3b165030ce3c85",
+        ),
     ] {
         let chunk = device.chunk(number).await.ok();
         assert_eq!(chunk["size"], raw);
@@ -237,7 +326,10 @@ async fn the_large_image_takes_66_or_1041_requests() {
 #[tokio::test]
 async fn a_sixteen_kib_chunk_costs_a_third_more_on_the_wire() {
     let bench = Bench::new().await;
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     let device = bench.seed_device(ID);
     device.manifest().await;
     let chunk = device.chunk(0).await;
@@ -263,7 +355,10 @@ async fn the_two_curl_lines_work_verbatim() {
     let reply = bench.raw(&request).await;
     let (head, json) = parted(&reply);
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(head.to_ascii_lowercase().contains("content-length: "), "{head}");
+    assert!(
+        head.to_ascii_lowercase().contains("content-length: "),
+        "{head}"
+    );
     assert_eq!(json["success"], true);
     assert_eq!(json["message"], "Rollback requested for device: ESP32-001");
     assert_eq!(json["device_id"], "ESP32-001");
@@ -273,7 +368,10 @@ async fn the_two_curl_lines_work_verbatim() {
                    User-Agent: curl/8.5.0\r\nAccept: */*\r\nConnection: close\r\nDevice-ID: ESP32-001\r\n\r\n";
     let reply = bench.raw(request).await;
     let (_, json) = parted(&reply);
-    assert_eq!(json, json!({"rollback_required": true, "reason": "Update failed"}));
+    assert_eq!(
+        json,
+        json!({"rollback_required": true, "reason": "Update failed"})
+    );
 }
 
 fn parted(reply: &str) -> (&str, Value) {
@@ -287,7 +385,10 @@ fn parted(reply: &str) -> (&str, Value) {
 async fn l1_replies_have_the_seeds_names_and_types() {
     let bench = Bench::new().await;
     let device = bench.seed_device(ID);
-    assert_eq!(device.get("/api/inverter/fota/manifest").await.ok(), json!({}));
+    assert_eq!(
+        device.get("/api/inverter/fota/manifest").await.ok(),
+        json!({})
+    );
     let status = bench.get("/api/cloud/fota/status").await.ok();
     assert_eq!(status["manifest"], Value::Null);
     assert_eq!(status["total_chunks"], 0);
@@ -298,18 +399,29 @@ async fn l1_replies_have_the_seeds_names_and_types() {
     assert_eq!(uploaded["status"], "success");
     assert_eq!(uploaded["message"], "Firmware uploaded and chunked");
     assert_eq!(uploaded["total_chunks"], 4);
-    for (beside, value) in [("version", json!("1.0.6")), ("size", json!(65_536)), ("chunks", json!(4)), ("chunk_size", json!(16_384))] {
+    for (beside, value) in [
+        ("version", json!("1.0.6")),
+        ("size", json!(65_536)),
+        ("chunks", json!(4)),
+        ("chunk_size", json!(16_384)),
+    ] {
         assert_eq!(uploaded[beside], value);
     }
     let reply = device.get("/api/inverter/fota/manifest").await;
-    assert!(reply.content_length.expect("a length") < 1_024, "the device's pool is small");
+    assert!(
+        reply.content_length.expect("a length") < 1_024,
+        "the device's pool is small"
+    );
     let manifest = &reply.json["fota"]["manifest"];
     assert_eq!(*manifest, uploaded["manifest"]);
     assert_eq!(manifest["size"], 65_536);
     assert_eq!(manifest["chunk_size"], 16_384);
     assert_eq!(manifest["hash"], hex_sha256(&image));
     let at = manifest["uploaded_at"].as_str().expect("a time");
-    assert!(at.len() == 26 && &at[10..11] == "T" && !at.ends_with('Z'), "{at}");
+    assert!(
+        at.len() == 26 && &at[10..11] == "T" && !at.ends_with('Z'),
+        "{at}"
+    );
     let chunk = device.chunk(0).await.ok();
     assert!(chunk["chunk_number"].is_u64() && chunk["size"].is_u64());
     let not_required = device.get("/api/inverter/fota/rollback-status").await.ok();
@@ -322,8 +434,16 @@ async fn l1_replies_have_the_seeds_names_and_types() {
     assert!(record["rollback"].is_boolean() && record["error"].is_null());
     assert!(record["last_update"].is_string());
     let logs = bench.get("/api/cloud/logs/fota?limit=10").await.ok();
-    assert_eq!(logs["total"], logs["logs"].as_array().expect("a list").len());
-    let types: Vec<_> = logs["logs"].as_array().expect("a list").iter().map(|log| log["event_type"].clone()).collect();
+    assert_eq!(
+        logs["total"],
+        logs["logs"].as_array().expect("a list").len()
+    );
+    let types: Vec<_> = logs["logs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|log| log["event_type"].clone())
+        .collect();
     assert!(types.contains(&json!("firmware_uploaded")), "{types:?}");
 }
 
@@ -332,7 +452,10 @@ async fn l2_a_request_without_device_id_is_booked_under_the_configured_name() {
     let bench = Bench::with(|options| options.legacy_default_device_id = "bench-7".into()).await;
     bench.nameless_device().boots("1.0.5").await;
     assert_eq!(bench.device("bench-7").await["version"], "1.0.5");
-    let reply = bench.seed_device("../etc").get("/api/inverter/fota/manifest").await;
+    let reply = bench
+        .seed_device("../etc")
+        .get("/api/inverter/fota/manifest")
+        .await;
     assert!(reply.error(400).contains("Device-ID"));
 }
 
@@ -351,18 +474,32 @@ async fn l3_a_manifest_is_for_this_device_alone() {
     one.installs(&manifest).await;
     assert_eq!(one.manifest().await, Value::Null, "told, and restarting");
     one.boots("1.0.5").await;
-    assert_eq!(one.manifest().await, Value::Null, "came back: blocked on this device");
-    assert_eq!(bench.device("one").await["attempt"]["state"], "rolled_back:boot");
+    assert_eq!(
+        one.manifest().await,
+        Value::Null,
+        "came back: blocked on this device"
+    );
+    assert_eq!(
+        bench.device("one").await["attempt"]["state"],
+        "rolled_back:boot"
+    );
     bench.roll_out("1.0.6", "all").await;
     assert_eq!(one.manifest().await, Value::Null);
-    assert_eq!(two.manifest().await["version"], "1.0.6", "--to all reaches seed devices");
+    assert_eq!(
+        two.manifest().await["version"],
+        "1.0.6",
+        "--to all reaches seed devices"
+    );
 }
 
 #[tokio::test]
 async fn l3_an_upload_is_for_seed_devices_and_no_native_one() {
     let bench = Bench::new().await;
     assert_eq!(bench.native_check_in("native-1", "1.0.5").await, "nothing");
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     assert_eq!(bench.native_check_in("native-1", "1.0.5").await, "nothing");
     assert_eq!(bench.seed_device(ID).manifest().await["version"], "1.0.6");
     // Trying the seed's paths with a native device's id does not turn it into a seed device.
@@ -375,18 +512,45 @@ async fn l3_an_upload_is_for_seed_devices_and_no_native_one() {
 #[tokio::test]
 async fn l4_uploads_are_checked_kept_and_cut_as_asked() {
     let bench = Bench::new().await;
-    bench.upload("1.0.5", &image("1.0.5", 64 * 1024), 16_384).await.ok();
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
-    let releases = bench.manage(reqwest::Method::GET, "/api/v1/releases", None).await;
-    let notes: Vec<_> = releases["items"].as_array().expect("a list").iter().map(|release| release["notes"].clone()).collect();
-    assert_eq!(notes, ["what changed", "what changed"], "history and description are kept");
-    for (asked, cut) in [(json!(65_536), 18_750), (json!(0), 1), (json!(1_024), 1_024), (Value::Null, 1_024)] {
+    bench
+        .upload("1.0.5", &image("1.0.5", 64 * 1024), 16_384)
+        .await
+        .ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
+    let releases = bench
+        .manage(reqwest::Method::GET, "/api/v1/releases", None)
+        .await;
+    let notes: Vec<_> = releases["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|release| release["notes"].clone())
+        .collect();
+    assert_eq!(
+        notes,
+        ["what changed", "what changed"],
+        "history and description are kept"
+    );
+    for (asked, cut) in [
+        (json!(65_536), 18_750),
+        (json!(0), 1),
+        (json!(1_024), 1_024),
+        (Value::Null, 1_024),
+    ] {
         let mut body = upload_body("1.0.6", &image("1.0.6", 64 * 1024), 1);
         body["chunk_size"] = asked;
         let reply = bench.post("/api/cloud/fota/upload", body).await.ok();
         assert_eq!(reply["manifest"]["chunk_size"], cut);
     }
-    for (name, error) in [("version", "Missing required fields"), ("hash", "Missing required fields"), ("firmware_data", "Missing required fields"), ("size", "Missing required fields")] {
+    for (name, error) in [
+        ("version", "Missing required fields"),
+        ("hash", "Missing required fields"),
+        ("firmware_data", "Missing required fields"),
+        ("size", "Missing required fields"),
+    ] {
         let mut body = upload_body("1.0.7", &image("1.0.7", 64 * 1024), 1_024);
         body.as_object_mut().expect("an object").remove(name);
         let reply = bench.post("/api/cloud/fota/upload", body).await;
@@ -395,11 +559,16 @@ async fn l4_uploads_are_checked_kept_and_cut_as_asked() {
     }
     let mut body = upload_body("1.0.7", &image("1.0.7", 64 * 1024), 1_024);
     body["hash"] = json!("00".repeat(32));
-    assert_eq!(bench.post("/api/cloud/fota/upload", body).await.error(400), "Hash mismatch");
+    assert_eq!(
+        bench.post("/api/cloud/fota/upload", body).await.error(400),
+        "Hash mismatch"
+    );
     let ten_kib = &image("1.0.7", 64 * 1024)[..10_240];
     let reply = bench.upload("1.0.7", ten_kib, 1_024).await;
     assert!(reply.error(400).contains("10,240"), "{}", reply.json);
-    let other = bench.upload("1.0.7", &image("1.0.6", 64 * 1024), 1_024).await;
+    let other = bench
+        .upload("1.0.7", &image("1.0.6", 64 * 1024), 1_024)
+        .await;
     assert!(other.error(409).contains("1.0.6"), "{}", other.json);
 }
 
@@ -410,7 +579,13 @@ async fn l5_a_rollback_survives_a_restart_and_names_only_known_devices() {
     let unknown = json!({"device_id": "nobody", "reason": "x"});
     let reply = bench.post("/api/cloud/fota/rollback", unknown).await;
     assert!(reply.error(404).contains("nobody"));
-    bench.post("/api/cloud/fota/rollback", json!({"device_id": ID, "reason": "bad"})).await.ok();
+    bench
+        .post(
+            "/api/cloud/fota/rollback",
+            json!({"device_id": ID, "reason": "bad"}),
+        )
+        .await
+        .ok();
     let bench = bench.restarted().await;
     let device = bench.seed_device(ID);
     let reply = device.get("/api/inverter/fota/rollback-status").await.ok();
@@ -419,7 +594,10 @@ async fn l5_a_rollback_survives_a_restart_and_names_only_known_devices() {
     assert!(!device.is_ordered_back().await);
     let refusing = json!({"device_id": ID});
     bench.post("/api/cloud/fota/rollback", refusing).await.ok();
-    device.post_status(json!({"error": "nothing to go back to"})).await.ok();
+    device
+        .post_status(json!({"error": "nothing to go back to"}))
+        .await
+        .ok();
     assert!(!device.is_ordered_back().await, "the device has refused");
     assert_eq!(bench.device(ID).await["rollback"]["state"], "refused");
 }
@@ -429,21 +607,37 @@ async fn l6_progress_is_kept_and_shown() {
     let bench = Bench::new().await;
     let device = bench.seed_device(ID);
     device.boots("1.0.5").await;
-    bench.upload("1.0.6", &image("1.0.6", 1_065_968), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 1_065_968), 16_384)
+        .await
+        .ok();
     device.manifest().await;
-    device.post_status(json!({"chunk_received": 33, "total_chunks": 66, "progress": 50.0})).await.ok();
+    device
+        .post_status(json!({"chunk_received": 33, "total_chunks": 66, "progress": 50.0}))
+        .await
+        .ok();
     let record = bench.device_record(ID).await;
     assert_eq!(record["chunk_received"], 33);
     assert_eq!(record["total_chunks"], 66);
     assert_eq!(record["progress"], 50.0);
     assert_eq!(record["current_version"], "1.0.5");
     assert_eq!(bench.device(ID).await["attempt"]["bytes_done"], 33 * 16_384);
-    device.post_status(json!({"error": "HMAC mismatch at chunk 33"})).await.ok();
+    device
+        .post_status(json!({"error": "HMAC mismatch at chunk 33"}))
+        .await
+        .ok();
     let record = bench.device_record(ID).await;
     assert_eq!(record["error"], "HMAC mismatch at chunk 33");
     assert_eq!(record["progress"], 50.0);
-    assert_eq!(bench.device(ID).await["attempt"]["state"], "failed:hash_mismatch");
-    for (status, field) in [(json!({"chunk_received": "3"}), "chunk_received"), (json!({"verified": 1}), "verified"), (json!([]), "fota_status")] {
+    assert_eq!(
+        bench.device(ID).await["attempt"]["state"],
+        "failed:hash_mismatch"
+    );
+    for (status, field) in [
+        (json!({"chunk_received": "3"}), "chunk_received"),
+        (json!({"verified": 1}), "verified"),
+        (json!([]), "fota_status"),
+    ] {
         let reply = device.post_status(status).await;
         reply.error(400);
         assert_eq!(reply.json["field"], field);
@@ -458,33 +652,56 @@ async fn l7_what_runs_can_be_asked() {
     bench.clock.advance_ms(5_000);
     bench.seed_device("two").boots("1.0.6\r").await;
     let newest = bench.get("/api/inverter/status").await.ok();
-    assert_eq!((&newest["device_id"], &newest["firmware_version"]), (&json!("two"), &json!("1.0.6")));
+    assert_eq!(
+        (&newest["device_id"], &newest["firmware_version"]),
+        (&json!("two"), &json!("1.0.6"))
+    );
     let one = bench.get("/api/inverter/status?device_id=one").await.ok();
     assert_eq!(one["firmware_version"], "1.0.5");
     assert!(one["last_seen"].is_string());
-    bench.get("/api/inverter/status?device_id=three").await.error(404);
+    bench
+        .get("/api/inverter/status?device_id=three")
+        .await
+        .error(404);
 }
 
 #[tokio::test]
 async fn l8_operator_paths_need_a_token_and_device_paths_do_not() {
     let bench = Bench::with(|options| options.legacy_open = false).await;
-    for path in ["/api/cloud/fota/status", "/api/cloud/logs/fota", "/api/cloud/logs/all"] {
+    for path in [
+        "/api/cloud/fota/status",
+        "/api/cloud/logs/fota",
+        "/api/cloud/logs/all",
+    ] {
         assert_eq!(bench.get(path).await.status, 401, "{path}");
     }
-    for path in ["/api/cloud/fota/upload", "/api/cloud/fota/rollback", "/api/cloud/fota/clear"] {
+    for path in [
+        "/api/cloud/fota/upload",
+        "/api/cloud/fota/rollback",
+        "/api/cloud/fota/clear",
+    ] {
         assert_eq!(bench.post(path, json!({})).await.status, 401, "{path}");
     }
     bench.seed_device(ID).boots("1.0.5").await;
     assert_eq!(bench.seed_device(ID).manifest().await, Value::Null);
     let body = json!({"device_id": ID, "reason": "with the token"});
-    let reply = bench.manage(reqwest::Method::POST, "/api/cloud/fota/rollback", Some(body)).await;
+    let reply = bench
+        .manage(
+            reqwest::Method::POST,
+            "/api/cloud/fota/rollback",
+            Some(body),
+        )
+        .await;
     assert_eq!(reply["success"], true);
 }
 
 #[tokio::test]
 async fn l9_without_a_key_no_chunk_is_served_and_the_error_says_what_to_do() {
     let bench = Bench::with(|options| options.legacy_psk = None).await;
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     let device = bench.seed_device(ID);
     device.manifest().await;
     let reply = device.chunk(0).await;
@@ -504,7 +721,11 @@ async fn l10_skip_validation_and_files_that_are_no_image_need_lab() {
     assert_eq!(no_image.json["code"], "image_invalid");
     let lab = Bench::with(|options| options.lab = true).await;
     let taken = lab.post("/api/cloud/fota/upload", body).await.ok();
-    assert_eq!(taken["manifest"]["hash"], hex_sha256(&vector_file()), "the true hash, always");
+    assert_eq!(
+        taken["manifest"]["hash"],
+        hex_sha256(&vector_file()),
+        "the true hash, always"
+    );
 }
 
 // ---- the rest ----
@@ -512,15 +733,26 @@ async fn l10_skip_validation_and_files_that_are_no_image_need_lab() {
 #[tokio::test]
 async fn clear_stops_offering_and_keeps_the_history() {
     let bench = Bench::new().await;
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     let device = bench.seed_device(ID);
     device.manifest().await;
     device.take(0).await;
-    assert_eq!(bench.post("/api/cloud/fota/clear", json!({})).await.ok()["status"], "success");
+    assert_eq!(
+        bench.post("/api/cloud/fota/clear", json!({})).await.ok()["status"],
+        "success"
+    );
     assert_eq!(device.chunk(1).await.error(404), "Chunk not found");
     assert_eq!(device.manifest().await, Value::Null);
-    assert_eq!(bench.get("/api/cloud/fota/status").await.ok()["manifest"], Value::Null);
-    let releases = bench.manage(reqwest::Method::GET, "/api/v1/releases", None).await;
+    assert_eq!(
+        bench.get("/api/cloud/fota/status").await.ok()["manifest"],
+        Value::Null
+    );
+    let releases = bench
+        .manage(reqwest::Method::GET, "/api/v1/releases", None)
+        .await;
     assert_eq!(releases["items"].as_array().map(Vec::len), Some(1));
 }
 
@@ -528,13 +760,22 @@ async fn clear_stops_offering_and_keeps_the_history() {
 async fn one_poll_tells_manifest_and_next_chunk() {
     let bench = Bench::new().await;
     let poll = json!({"device_id": ID, "status": {"temperature": 21}});
-    assert_eq!(bench.post("/api/device/status", poll.clone()).await.ok(), json!({}));
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    assert_eq!(
+        bench.post("/api/device/status", poll.clone()).await.ok(),
+        json!({})
+    );
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     let reply = bench.post("/api/device/status", poll.clone()).await.ok();
     assert_eq!(reply["fota"]["manifest"]["version"], "1.0.6");
     assert_eq!(reply["fota"]["next_chunk"], 0);
     let device = bench.seed_device(ID);
-    device.post_status(json!({"chunk_received": 3, "total_chunks": 4})).await.ok();
+    device
+        .post_status(json!({"chunk_received": 3, "total_chunks": 4}))
+        .await
+        .ok();
     let reply = bench.post("/api/device/status", poll.clone()).await.ok();
     assert_eq!(reply["fota"]["next_chunk"], 3);
     device.post_status(json!({"verified": true})).await.ok();
@@ -543,8 +784,13 @@ async fn one_poll_tells_manifest_and_next_chunk() {
 
 #[tokio::test]
 async fn the_python_manager_works_as_typed() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/fota_update_manager.py");
-    let found = std::process::Command::new("python3").arg("--version").output();
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../scripts/fota_update_manager.py"
+    );
+    let found = std::process::Command::new("python3")
+        .arg("--version")
+        .output();
     if !found.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: python3 is not installed");
         return;
@@ -558,7 +804,9 @@ async fn the_python_manager_works_as_typed() {
     let run = |input: &'static str| {
         let mut command = std::process::Command::new("python3");
         command.arg(script).arg(&server);
-        command.env("FOTA_FIRMWARE", &firmware).env("FOTA_POLL_SECONDS", "0.2");
+        command
+            .env("FOTA_FIRMWARE", &firmware)
+            .env("FOTA_POLL_SECONDS", "0.2");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let running = tokio::task::spawn_blocking(move || {
             let mut child = command.spawn().expect("python3 starts");
@@ -582,7 +830,12 @@ async fn the_python_manager_works_as_typed() {
         device.boots("1.0.6").await;
     };
     let (said, ()) = tokio::join!(run("2\n1.0.6\nwhat changed\nyes\n0\n"), device);
-    for line in ["# FOTA UPDATE PROCESS - VERSION 1.0.6", "STEP 1", "STEP 5", "UPDATE SUCCESSFUL"] {
+    for line in [
+        "# FOTA UPDATE PROCESS - VERSION 1.0.6",
+        "STEP 1",
+        "STEP 5",
+        "UPDATE SUCCESSFUL",
+    ] {
         assert!(said.contains(line), "{line} is missing in:\n{said}");
     }
     assert!(run("6\n1.0.6\n").await.contains("verified"));
@@ -595,20 +848,44 @@ async fn bad_input_is_refused_with_json_and_never_a_500() {
     let bench = Bench::new().await;
     let http = reqwest::Client::new();
     let junk = vec![b'x'; 1024 * 1024];
-    for path in ["/api/inverter/fota/status", "/api/cloud/fota/rollback", "/api/device/status", "/api/cloud/fota/upload"] {
-        for body in [&b""[..], b"{", b"[]", b"null", b"{\"fota_status\":7,\"device_id\":7}", b"\xff\xfe", &junk] {
-            let request = http.post(bench.url(path)).header("content-type", "application/json");
+    for path in [
+        "/api/inverter/fota/status",
+        "/api/cloud/fota/rollback",
+        "/api/device/status",
+        "/api/cloud/fota/upload",
+    ] {
+        for body in [
+            &b""[..],
+            b"{",
+            b"[]",
+            b"null",
+            b"{\"fota_status\":7,\"device_id\":7}",
+            b"\xff\xfe",
+            &junk,
+        ] {
+            let request = http
+                .post(bench.url(path))
+                .header("content-type", "application/json");
             let reply = bench.send(request.body(body.to_vec())).await;
             let status = reply.status;
-            assert!((400..500).contains(&status), "{path} {:?}: {status}", &body[..body.len().min(20)]);
+            assert!(
+                (400..500).contains(&status),
+                "{path} {:?}: {status}",
+                &body[..body.len().min(20)]
+            );
             assert!(reply.json["error"].is_string());
         }
     }
     for id in ["", " ", "a b", "all", "..", "x".repeat(65).as_str()] {
-        let reply = bench.seed_device(id).get("/api/inverter/fota/manifest").await;
+        let reply = bench
+            .seed_device(id)
+            .get("/api/inverter/fota/manifest")
+            .await;
         reply.error(400);
         assert_eq!(reply.json["field"], "Device-ID");
     }
-    let devices = bench.manage(reqwest::Method::GET, "/api/v1/devices", None).await;
+    let devices = bench
+        .manage(reqwest::Method::GET, "/api/v1/devices", None)
+        .await;
     assert_eq!(devices["items"], json!([]), "nothing is stored");
 }

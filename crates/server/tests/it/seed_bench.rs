@@ -151,7 +151,8 @@ impl Bench {
 
     pub async fn roll_out(&self, version: &str, to: &str) -> Value {
         let body = json!({ "release": version, "to": [to] });
-        self.manage(reqwest::Method::POST, "/api/v1/rollouts", Some(body)).await
+        self.manage(reqwest::Method::POST, "/api/v1/rollouts", Some(body))
+            .await
     }
 
     pub async fn upload(&self, version: &str, image: &[u8], chunk_size: u32) -> Reply {
@@ -166,7 +167,8 @@ impl Bench {
 
     /// The device as the manager API shows it.
     pub async fn device(&self, id: &str) -> Value {
-        self.manage(reqwest::Method::GET, &format!("/api/v1/devices/{id}"), None).await
+        self.manage(reqwest::Method::GET, &format!("/api/v1/devices/{id}"), None)
+            .await
     }
 
     /// One native check-in; gives whether an install, a rollback, or nothing is ordered.
@@ -194,7 +196,9 @@ impl Bench {
         let mut buffer = [0; 1024];
         let body = encode(&check_in, &mut buffer).expect("fits").to_vec();
         let request = self.http.post(self.url("/d/v1/check-in"));
-        let request = request.header("content-type", "application/cbor").body(body);
+        let request = request
+            .header("content-type", "application/cbor")
+            .body(body);
         let response = request.send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         let bytes = response.bytes().await.expect("a body");
@@ -243,7 +247,10 @@ impl SeedDevice<'_> {
     }
 
     pub async fn post_status(&self, status: Value) -> Reply {
-        let request = self.bench.http.post(self.bench.url("/api/inverter/fota/status"));
+        let request = self
+            .bench
+            .http
+            .post(self.bench.url("/api/inverter/fota/status"));
         let request = request.json(&json!({ "fota_status": status }));
         self.bench.send(self.identified(request)).await
     }
@@ -264,14 +271,17 @@ impl SeedDevice<'_> {
     }
 
     pub async fn chunk(&self, number: u64) -> Reply {
-        self.get(&format!("/api/inverter/fota/chunk?chunk_number={number}")).await
+        self.get(&format!("/api/inverter/fota/chunk?chunk_number={number}"))
+            .await
     }
 
     /// Takes chunk `number`, checking what the seed's device checks.
     pub async fn take(&self, number: u64) -> Vec<u8> {
         let chunk = self.chunk(number).await.ok();
         assert_eq!(chunk["chunk_number"], number);
-        let data = STANDARD.decode(chunk["data"].as_str().expect("base64")).expect("base64");
+        let data = STANDARD
+            .decode(chunk["data"].as_str().expect("base64"))
+            .expect("base64");
         assert_eq!(chunk["size"], data.len());
         assert_eq!(chunk["mac"], mac(&data));
         data
@@ -297,7 +307,11 @@ impl SeedDevice<'_> {
         let version = &manifest["version"];
         let restart = json!({ "boot_status": "pending_reboot", "new_version": version });
         self.post_status(restart).await.ok();
-        assert_eq!(manifest["hash"], hex_sha256(&image), "an image that never existed");
+        assert_eq!(
+            manifest["hash"],
+            hex_sha256(&image),
+            "an image that never existed"
+        );
         (image, total)
     }
 }
@@ -331,10 +345,19 @@ pub fn hex_sha256(bytes: &[u8]) -> String {
 fn mac(message: &[u8]) -> String {
     let pad = |with: u8| {
         let mut block = [with; 64];
-        block.iter_mut().zip(PSK).for_each(|(byte, key)| *byte ^= key);
+        block
+            .iter_mut()
+            .zip(PSK)
+            .for_each(|(byte, key)| *byte ^= key);
         block
     };
-    let inner = sha2::Sha256::new().chain_update(pad(0x36)).chain_update(message).finalize();
-    let outer = sha2::Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize();
+    let inner = sha2::Sha256::new()
+        .chain_update(pad(0x36))
+        .chain_update(message)
+        .finalize();
+    let outer = sha2::Sha256::new()
+        .chain_update(pad(0x5c))
+        .chain_update(inner)
+        .finalize();
     fota_proto::Sha256(outer.into()).to_string()
 }

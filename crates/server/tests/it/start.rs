@@ -21,14 +21,21 @@ async fn the_token_is_made_once_and_kept_for_the_owner_alone() {
         operator_token: None,
         ..config(folder.path(), &Setup::default())
     };
-    let first = start(config.clone(), Clock::System).await.unwrap_or_else(|error| panic!("{error}"));
+    let first = start(config.clone(), Clock::System)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
     let token = first.operator_token.clone();
     assert_eq!(token.len(), 64);
     let path = folder.path().join("operator-token");
-    let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+    let mode = std::fs::metadata(&path)
+        .expect("there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     first.shutdown().await;
-    let second = start(config, Clock::System).await.unwrap_or_else(|error| panic!("{error}"));
+    let second = start(config, Clock::System)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(second.operator_token, token);
     let url = format!("http://{}/api/v1/server", second.addr);
     let reply = Reply::of(http().get(url).bearer_auth(token)).await;
@@ -45,7 +52,10 @@ async fn a_second_server_on_the_same_data_is_refused() {
     };
     assert!(matches!(error, StartError::Locked { .. }));
     let text = error.to_string();
-    assert!(text.contains("a server already runs on") && text.contains("--data"), "{text}");
+    assert!(
+        text.contains("a server already runs on") && text.contains("--data"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -59,7 +69,10 @@ async fn why_it_does_not_start_names_the_cause_and_the_next_step() {
     })
     .await;
     let addr = server.running.addr.to_string();
-    assert!(taken.contains(&addr) && taken.contains("--listen"), "{taken}");
+    assert!(
+        taken.contains(&addr) && taken.contains("--listen"),
+        "{taken}"
+    );
     let file = folder.path().join("file");
     std::fs::write(&file, "x").expect("written");
     let no_folder = refusal(Config {
@@ -73,7 +86,10 @@ async fn why_it_does_not_start_names_the_cause_and_the_next_step() {
         ..usual.clone()
     })
     .await;
-    assert!(no_database.contains("postgres://127.0.0.1:1/x"), "{no_database}");
+    assert!(
+        no_database.contains("postgres://127.0.0.1:1/x"),
+        "{no_database}"
+    );
     assert!(!no_database.contains("secret"), "{no_database}");
     let unknown = refusal(Config {
         db: Some("mysql://x".to_owned()),
@@ -93,13 +109,25 @@ async fn a_damaged_or_newer_database_is_refused_by_name() {
     let text = refusal(usual.clone()).await;
     assert!(text.contains("fota.db"), "{text}");
     std::fs::remove_file(folder.path().join("fota.db")).expect("removed");
-    start(usual.clone(), Clock::System).await.unwrap_or_else(|e| panic!("{e}")).shutdown().await;
+    start(usual.clone(), Clock::System)
+        .await
+        .unwrap_or_else(|e| panic!("{e}"))
+        .shutdown()
+        .await;
     let url = format!("sqlite://{}", folder.path().join("fota.db").display());
-    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.expect("opens");
-    sqlx::query("UPDATE schema_version SET version = 999").execute(&mut connection).await.expect("runs");
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url)
+        .await
+        .expect("opens");
+    sqlx::query("UPDATE schema_version SET version = 999")
+        .execute(&mut connection)
+        .await
+        .expect("runs");
     drop(connection);
     let text = refusal(usual).await;
-    assert!(text.contains("schema 999") && text.contains("newer server"), "{text}");
+    assert!(
+        text.contains("schema 999") && text.contains("newer server"),
+        "{text}"
+    );
 }
 
 /// What a kill leaves: no graceful end, a half-written artifact, a journal.
@@ -126,7 +154,9 @@ async fn what_was_acknowledged_survives_a_kill() {
     })
     .await;
     assert!(!half.exists(), "what an interrupted upload left is removed");
-    let image = again.get(&format!("/api/v1/releases/{}/image", story.release.id)).await;
+    let image = again
+        .get(&format!("/api/v1/releases/{}/image", story.release.id))
+        .await;
     assert_eq!(image.body, story.new.bytes);
     assert_eq!(story.device.check_in(&again).await.install(), order);
 }

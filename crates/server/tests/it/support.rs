@@ -70,9 +70,15 @@ impl PostgresDatabase {
     }
 
     async fn run(&self, verb: &str) {
-        let force = if verb.starts_with("DROP") { " WITH (FORCE)" } else { "" };
+        let force = if verb.starts_with("DROP") {
+            " WITH (FORCE)"
+        } else {
+            ""
+        };
         let sql = format!("{verb} {}{force}", self.name);
-        let mut connection = sqlx::PgConnection::connect(&self.admin).await.expect("connects");
+        let mut connection = sqlx::PgConnection::connect(&self.admin)
+            .await
+            .expect("connects");
         let sql = sqlx::AssertSqlSafe(sql);
         connection.execute(sql).await.expect("runs");
     }
@@ -110,7 +116,10 @@ pub struct Server {
 
 impl Server {
     pub async fn start(setup: Setup) -> Self {
-        let folder = setup.data.is_none().then(|| tempfile::tempdir().expect("a folder"));
+        let folder = setup
+            .data
+            .is_none()
+            .then(|| tempfile::tempdir().expect("a folder"));
         let data = setup.data.clone();
         let data = data.unwrap_or_else(|| folder.as_ref().expect("made").path().to_owned());
         let clock = Clock::manual(NOON);
@@ -176,12 +185,16 @@ impl Server {
 
     /// Uploads an image that must be taken.
     pub async fn release(&self, image: &Image) -> Release {
-        self.upload(&image.bytes, "").await.value(StatusCode::CREATED)
+        self.upload(&image.bytes, "")
+            .await
+            .value(StatusCode::CREATED)
     }
 
     /// Starts a rollout that must be taken.
     pub async fn rollout(&self, request: Value) -> Rollout {
-        self.post("/api/v1/rollouts", request).await.value(StatusCode::CREATED)
+        self.post("/api/v1/rollouts", request)
+            .await
+            .value(StatusCode::CREATED)
     }
 
     pub async fn show_rollout(&self, id: i64) -> RolloutDetail {
@@ -205,14 +218,19 @@ impl Server {
         let path = format!("/api/v1/devices/{id}/events?limit=1000");
         let page: Value = self.get(&path).await.value(StatusCode::OK);
         let kinds = page["items"].as_array().expect("items").iter();
-        kinds.map(|event| event["kind"].as_str().expect("kind").to_owned()).collect()
+        kinds
+            .map(|event| event["kind"].as_str().expect("kind").to_owned())
+            .collect()
     }
 }
 
 pub fn http() -> reqwest::Client {
     // Fails where another test was first, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().build().expect("a client")
+    reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client")
 }
 
 pub fn config(data: &std::path::Path, setup: &Setup) -> Config {
@@ -261,7 +279,10 @@ impl Reply {
     pub fn problem(&self, status: u16) -> (String, Option<String>, String) {
         let text = String::from_utf8_lossy(&self.body);
         assert_eq!(self.status.as_u16(), status, "{text}");
-        let kind = self.headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().expect("text"));
+        let kind = self
+            .headers
+            .get(header::CONTENT_TYPE)
+            .map(|kind| kind.to_str().expect("text"));
         assert_eq!(kind, Some("application/problem+json"), "{text}");
         let problem: fota_proto::manager::Problem =
             serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {text}"));
@@ -437,7 +458,11 @@ impl TestDevice {
             running_elf: self.elf,
             version: &self.version,
             project: &self.project,
-            confirmed: if self.confirmed { Running::Confirmed } else { Running::Trial },
+            confirmed: if self.confirmed {
+                Running::Confirmed
+            } else {
+                Running::Trial
+            },
             slot: 0,
             slots,
             rollback_slot: (other.is_some() && !self.other_rejected).then_some(1),
@@ -458,7 +483,9 @@ impl TestDevice {
             uptime_s: 5,
         };
         let mut buffer = [0; 1024];
-        checkin::encode(&check_in, &mut buffer).expect("fits").to_vec()
+        checkin::encode(&check_in, &mut buffer)
+            .expect("fits")
+            .to_vec()
     }
 
     pub async fn check_in(&mut self, server: &Server) -> Told {
@@ -467,7 +494,10 @@ impl TestDevice {
         let text = String::from_utf8_lossy(&reply.body);
         assert_eq!(reply.status, StatusCode::OK, "{text}");
         let answer: Answer = minicbor::decode(&reply.body).expect("an answer");
-        assert_eq!((answer.protocol, answer.nonce), (checkin::VERSION, self.nonce));
+        assert_eq!(
+            (answer.protocol, answer.nonce),
+            (checkin::VERSION, self.nonce)
+        );
         Told {
             retry_after_s: answer.retry_after_s,
             acknowledged: answer.acknowledged,
@@ -511,7 +541,8 @@ impl TestDevice {
     pub async fn updates_to(&mut self, server: &Server, image: &Image) {
         let order = self.check_in(server).await.install();
         let bytes = image.bytes.len() as u32;
-        self.reports(server, order, Phase::Downloading, bytes / 2).await;
+        self.reports(server, order, Phase::Downloading, bytes / 2)
+            .await;
         self.reports(server, order, Phase::Installing, bytes).await;
         self.boots(image, false);
         self.check_in(server).await;

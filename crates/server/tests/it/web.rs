@@ -16,7 +16,9 @@ struct Got {
 
 impl Got {
     fn header(&self, name: header::HeaderName) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("text"))
     }
 }
 
@@ -37,7 +39,9 @@ fn browser() -> reqwest::Client {
 }
 
 async fn page(bench: &Bench) -> Got {
-    let request = browser().get(bench.url("/")).header("cookie", format!("fota_token={TOKEN}"));
+    let request = browser()
+        .get(bench.url("/"))
+        .header("cookie", format!("fota_token={TOKEN}"));
     let got = got(request).await;
     assert_eq!(got.status, StatusCode::OK);
     got
@@ -85,10 +89,21 @@ async fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
     bench.seed_device("ESP32-001").boots("1.0.5").await;
     let page = page(&bench).await;
     let policy = page.header(header::CONTENT_SECURITY_POLICY);
-    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.starts_with("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
     assert_eq!(page.header(header::REFERRER_POLICY), "no-referrer");
     assert_eq!(page.header(header::CACHE_CONTROL), "no-store");
-    for bad in ["<style", "style=", " onclick", " onload", " onerror", "javascript:", "https://"] {
+    for bad in [
+        "<style",
+        "style=",
+        " onclick",
+        " onload",
+        " onerror",
+        "javascript:",
+        "https://",
+    ] {
         assert!(!page.text.contains(bad), "{bad}");
     }
     let scripts: Vec<_> = page.text.match_indices("<script").collect();
@@ -103,7 +118,11 @@ async fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
         assert_eq!(file.status, StatusCode::OK, "{path}");
         assert!(file.header(header::CONTENT_TYPE).starts_with(kind));
         assert!(file.header(header::CACHE_CONTROL).contains("immutable"));
-        assert!(file.text.len() <= 20 * 1024, "{path} is {} bytes", file.text.len());
+        assert!(
+            file.text.len() <= 20 * 1024,
+            "{path} is {} bytes",
+            file.text.len()
+        );
     }
     for name in ["nothing.js", "..%2f..%2fetc%2fpasswd", "%ff"] {
         let none = got(browser().get(bench.url(&format!("/assets/{name}")))).await;
@@ -117,9 +136,15 @@ async fn a_devices_texts_are_shown_as_text() {
     let bad = "<img onerror=alert(1)>";
     bench.seed_device("ESP32-001").boots(bad).await;
     let device = bench.seed_device("ESP32-002");
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     device.manifest().await;
-    device.post_status(json!({"error": "<script>alert(2)</script>\"'"})).await.ok();
+    device
+        .post_status(json!({"error": "<script>alert(2)</script>\"'"}))
+        .await
+        .ok();
     let page = page(&bench).await;
     assert!(!page.text.contains("<img") && !page.text.contains("<script>"));
     assert!(page.text.contains("onerror=alert(1)"), "shown, but as text");
@@ -136,21 +161,42 @@ async fn the_page_shows_the_fleet_without_a_script() {
     let device = bench.seed_device("ESP32-001");
     device.boots("1.0.5").await;
     bench.native_check_in("ESP32-002", "1.0.5").await;
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     device.manifest().await;
-    device.post_status(json!({"chunk_received": 2, "total_chunks": 4, "progress": 50})).await.ok();
+    device
+        .post_status(json!({"chunk_received": 2, "total_chunks": 4, "progress": 50}))
+        .await
+        .ok();
     let page = page(&bench).await;
     for shown in [
-        "id=\"d-ESP32-001\"", "id=\"d-ESP32-002\"", "1.0.6", "downloading", "aria-valuenow=\"50\"",
-        "role=\"progressbar\"", "legacy-open", "uploaded", "r-1",
+        "id=\"d-ESP32-001\"",
+        "id=\"d-ESP32-002\"",
+        "1.0.6",
+        "downloading",
+        "aria-valuenow=\"50\"",
+        "role=\"progressbar\"",
+        "legacy-open",
+        "uploaded",
+        "r-1",
     ] {
         assert!(page.text.contains(shown), "{shown}");
     }
-    let summary = bench.manage(reqwest::Method::GET, "/api/v1/fleet/summary", None).await;
+    let summary = bench
+        .manage(reqwest::Method::GET, "/api/v1/fleet/summary", None)
+        .await;
     for (tile, count) in [("total", 2), ("online", 2), ("updating", 1)] {
         assert_eq!(summary[tile], count);
-        let (_, rest) = page.text.split_once(&format!("tile-{tile}\"")).expect("the tile");
-        let shown = rest.split("class=\"count\">").nth(1).and_then(|text| text.split('<').next());
+        let (_, rest) = page
+            .text
+            .split_once(&format!("tile-{tile}\""))
+            .expect("the tile");
+        let shown = rest
+            .split("class=\"count\">")
+            .nth(1)
+            .and_then(|text| text.split('<').next());
         assert_eq!(shown, Some(count.to_string().as_str()), "{tile}");
     }
     let request = browser().get(bench.url("/?part=fleet")).bearer_auth(TOKEN);
@@ -164,20 +210,31 @@ async fn the_script_listens_to_every_kind_of_event() {
     let bench = Bench::new().await;
     let device = bench.seed_device("ESP32-001");
     device.boots("1.0.5").await;
-    bench.upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.6", &image("1.0.6", 64 * 1024), 16_384)
+        .await
+        .ok();
     let manifest = device.manifest().await;
     device.installs(&manifest).await;
     device.boots("1.0.6").await;
     bench.post("/api/cloud/fota/rollback", json!({})).await.ok();
     device.boots("1.0.5").await;
-    bench.upload("1.0.7", &image("1.0.7", 64 * 1024), 16_384).await.ok();
+    bench
+        .upload("1.0.7", &image("1.0.7", 64 * 1024), 16_384)
+        .await
+        .ok();
     bench.post("/api/cloud/fota/clear", json!({})).await.ok();
     let page = page(&bench).await;
     let known: Vec<_> = address(&page.text, "data-kinds=\"").split(' ').collect();
-    let events = bench.manage(reqwest::Method::GET, "/api/v1/events?limit=1000", None).await;
+    let events = bench
+        .manage(reqwest::Method::GET, "/api/v1/events?limit=1000", None)
+        .await;
     let events = events["items"].as_array().expect("a list");
     assert!(events.len() > 10);
-    for kind in events.iter().filter_map(|event: &Value| event["kind"].as_str()) {
+    for kind in events
+        .iter()
+        .filter_map(|event: &Value| event["kind"].as_str())
+    {
         assert!(known.contains(&kind), "{kind}");
     }
 }
@@ -185,7 +242,11 @@ async fn the_script_listens_to_every_kind_of_event() {
 #[tokio::test]
 async fn a_rollouts_address_leads_to_its_card() {
     let bench = Bench::new().await;
-    for (path, place) in [("/rollouts/r-7", "/#r-7"), ("/rollouts/7", "/#r-7"), ("/rollouts/x", "/")] {
+    for (path, place) in [
+        ("/rollouts/r-7", "/#r-7"),
+        ("/rollouts/7", "/#r-7"),
+        ("/rollouts/x", "/"),
+    ] {
         let reply = got(browser().get(bench.url(path))).await;
         assert_eq!(reply.status, StatusCode::SEE_OTHER);
         assert_eq!(reply.header(header::LOCATION), place);

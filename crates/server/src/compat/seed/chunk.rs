@@ -121,7 +121,9 @@ impl FromStr for Psk {
     type Err = fota_proto::digest::DigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.trim().parse::<fota_proto::Sha256>().map(|key| Self(key.0))
+        text.trim()
+            .parse::<fota_proto::Sha256>()
+            .map(|key| Self(key.0))
     }
 }
 
@@ -171,9 +173,21 @@ mod tests {
     fn the_vectors_of_the_seed_hold() {
         let image = vector_image();
         let expected = [
-            (16_384, 21_848, "979c7742d8b1eabe7dc4d5190e2b98306c2a8bf9877d88c31c93802c44bb3392"),
-            (16_384, 21_848, "032fa5410fd9184a40dd36bb0a4f92c62fd2b7bcbbafa98bb8a03ca4c29002b2"),
-            (7_232, 9_644, "03552b82735352e7906b843ae2a682d365399228d0f52ca21b3b165030ce3c85"),
+            (
+                16_384,
+                21_848,
+                "979c7742d8b1eabe7dc4d5190e2b98306c2a8bf9877d88c31c93802c44bb3392",
+            ),
+            (
+                16_384,
+                21_848,
+                "032fa5410fd9184a40dd36bb0a4f92c62fd2b7bcbbafa98bb8a03ca4c29002b2",
+            ),
+            (
+                7_232,
+                9_644,
+                "03552b82735352e7906b843ae2a682d365399228d0f52ca21b3b165030ce3c85",
+            ),
         ];
         let chunks = chunks(40_000, 16_384);
         assert_eq!(chunks.count(), 3);

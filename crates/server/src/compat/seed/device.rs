@@ -66,9 +66,9 @@ impl Context<'_> {
     }
 
     fn restarting(&self) -> Option<(&Attempt, &Release)> {
-        let is_restarting =
-            |state| matches!(state, AttemptState::Installing | AttemptState::Trial);
-        self.open().filter(|(attempt, _)| is_restarting(attempt.state))
+        let is_restarting = |state| matches!(state, AttemptState::Installing | AttemptState::Trial);
+        self.open()
+            .filter(|(attempt, _)| is_restarting(attempt.state))
     }
 }
 
@@ -129,16 +129,16 @@ pub fn asks_for_chunk(id: &DeviceId, bytes_before: u64, context: &Context) -> Re
 
 /// `chunk_received` is a count. Where only a percentage is sent, that.
 fn bytes_taken(post: &StatusPost, image_bytes: u64, chunk_bytes: u32) -> u64 {
-    let counted = post.chunk_received.map(|count| count.saturating_mul(u64::from(chunk_bytes)));
-    let shown = post.progress.map(|percent| (image_bytes as f64 * percent / 100.0) as u64);
+    let counted = post
+        .chunk_received
+        .map(|count| count.saturating_mul(u64::from(chunk_bytes)));
+    let shown = post
+        .progress
+        .map(|percent| (image_bytes as f64 * percent / 100.0) as u64);
     counted.or(shown).unwrap_or(0).min(image_bytes)
 }
 
-fn progress(
-    context: &Context,
-    phase: Phase,
-    bytes: impl Fn(&Release) -> u64,
-) -> Option<Progress> {
+fn progress(context: &Context, phase: Phase, bytes: impl Fn(&Release) -> u64) -> Option<Progress> {
     let (attempt, release) = context.open()?;
     Some(Progress {
         order: attempt.order(),
@@ -168,11 +168,12 @@ fn booted(report: &mut Report, version: Option<String>, context: &Context) {
 /// "I go back" names no version. Until the next boot report nobody knows what runs; that it is
 /// not the image it left is what ends a rollback order.
 fn went_back(report: &mut Report, post: &StatusPost, context: &Context) {
-    let left = context.rollback.and_then(|order| order.leave_version.clone());
+    let left = context
+        .rollback
+        .and_then(|order| order.leave_version.clone());
     // An attempt that failed before it installed is not what the device goes back from.
-    let ran = |attempt: &Attempt| {
-        !attempt.state.is_end() || attempt.state == AttemptState::Succeeded
-    };
+    let ran =
+        |attempt: &Attempt| !attempt.state.is_end() || attempt.state == AttemptState::Succeeded;
     let attempt = context.attempt.filter(|(attempt, _)| ran(attempt));
     let attempt = attempt.map(|(attempt, release)| (attempt, &release.version));
     let is_left = |version: &String| {
@@ -288,7 +289,11 @@ mod tests {
                 poll_s: 60,
                 ..Facts::default()
             };
-            Self { plan, facts, now: 0 }
+            Self {
+                plan,
+                facts,
+                now: 0,
+            }
         }
 
         fn id() -> DeviceId {
@@ -385,7 +390,11 @@ mod tests {
         assert_eq!(world.post(json!({"verified": true})), Some(S::Downloaded));
         let restarting = json!({"boot_status": "pending_reboot", "new_version": "1.0.6"});
         assert_eq!(world.post(restarting), Some(S::Installing));
-        assert_eq!(world.version().as_deref(), Some("1.0.5"), "not before it says so");
+        assert_eq!(
+            world.version().as_deref(),
+            Some("1.0.5"),
+            "not before it says so"
+        );
         assert_eq!(world.post(boot("1.0.6")), Some(S::Succeeded));
         assert_eq!(world.version().as_deref(), Some("1.0.6"));
         let word = world.facts.attempts[0].detail.as_deref().expect("a note");

@@ -55,7 +55,9 @@ impl Known {
             .unwrap_or_default();
         let given = memory.given.map(|given| given.attempt);
         let standing = tx.standing_attempts(id.as_str()).await?;
-        let mut open = standing.into_iter().filter(|attempt| !attempt.state.is_end());
+        let mut open = standing
+            .into_iter()
+            .filter(|attempt| !attempt.state.is_end());
         let attempt = match open.find(|attempt| Some(attempt.id) == given) {
             Some(attempt) => Some(attempt),
             None => tx.newest_attempt(id.as_str()).await?,
@@ -76,7 +78,10 @@ impl Known {
     fn context(&self) -> Context<'_> {
         Context {
             device: self.device.as_ref(),
-            attempt: self.attempt.as_ref().map(|(attempt, release)| (attempt, release)),
+            attempt: self
+                .attempt
+                .as_ref()
+                .map(|(attempt, release)| (attempt, release)),
             rollback: self.rollback.as_ref(),
         }
     }
@@ -96,7 +101,10 @@ impl Known {
     }
 
     /// The chunks of what the device was last given.
-    async fn given(&self, state: &AppState) -> Result<Option<(Given, Release, Chunks)>, StoreError> {
+    async fn given(
+        &self,
+        state: &AppState,
+    ) -> Result<Option<(Given, Release, Chunks)>, StoreError> {
         let Some(given) = self.memory.given else {
             return Ok(None);
         };
@@ -120,7 +128,10 @@ impl Known {
 }
 
 /// `GET /api/inverter/fota/manifest`: the release that this device is to install, or `{}`.
-pub async fn manifest(State(state): State<AppState>, headers: HeaderMap) -> Result<Json<Value>, SeedError> {
+pub async fn manifest(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, SeedError> {
     let mut known = Known::load(&state, device_id(&state, &headers)?).await?;
     Ok(Json(match offer(&state, &mut known).await? {
         Some(manifest) => json!({ "fota": { "manifest": manifest } }),
@@ -148,7 +159,10 @@ async fn offer(state: &AppState, known: &mut Known) -> Result<Option<Manifest>, 
     };
     drop(tx);
     // It has said `pending_reboot`: told again it would install again, at every start for ever.
-    if matches!(attempt.state, AttemptState::Installing | AttemptState::Trial) {
+    if matches!(
+        attempt.state,
+        AttemptState::Installing | AttemptState::Trial
+    ) {
         return Ok(None);
     }
     let chunks = chunks_of(&release);
@@ -168,7 +182,9 @@ async fn offer(state: &AppState, known: &mut Known) -> Result<Option<Manifest>, 
 
 /// The chunks of a release for a device that is told of it now.
 pub(super) fn chunks_of(release: &Release) -> Chunks {
-    let named = release.seed_chunk_bytes.map(|bytes| ChunkBytes::nearest(i64::from(bytes)));
+    let named = release
+        .seed_chunk_bytes
+        .map(|bytes| ChunkBytes::nearest(i64::from(bytes)));
     Chunks {
         image_bytes: release.bytes,
         chunk_bytes: named.unwrap_or(ChunkBytes::DEFAULT),
@@ -199,13 +215,19 @@ pub async fn chunk(
     let (_, release, chunks) = known.given(&state).await?.ok_or_else(not_found)?;
     let range = chunks.range(number).ok_or_else(not_found)?;
     let psk = psk(&state)?;
-    let blob = state.blobs.find(release.sha256).await?.ok_or_else(not_found)?;
+    let blob = state
+        .blobs
+        .find(release.sha256)
+        .await?
+        .ok_or_else(not_found)?;
     let (start, end) = (range.start as usize, range.end as usize);
     let bytes = blob.bytes.get(start..end).ok_or_else(not_found)?;
     let body = serde_json::to_vec(&ChunkReply::new(number, bytes, &psk));
     let body = body.expect("plain data has a JSON form");
     note_chunk(&state, &known, number, chunks).await?;
-    state.fleet.sent(known.id.as_str(), release.sha256, body.len() as u64, 1);
+    state
+        .fleet
+        .sent(known.id.as_str(), release.sha256, body.len() as u64, 1);
     Ok(([("content-type", "application/json")], body).into_response())
 }
 
@@ -313,7 +335,10 @@ pub async fn running(
         };
         return Err(SeedError::new(StatusCode::NOT_FOUND, "not_found", error));
     };
-    let last_seen = state.fleet.last_seen(&device.id).unwrap_or(device.last_seen);
+    let last_seen = state
+        .fleet
+        .last_seen(&device.id)
+        .unwrap_or(device.last_seen);
     Ok(Json(json!({
         "firmware_version": device.version,
         "device_id": device.id,
@@ -329,13 +354,21 @@ pub async fn poll(State(state): State<AppState>, body: Body) -> Result<Json<Valu
         id => parse_id("device_id", id),
     }?;
     let mut known = Known::load(&state, id).await?;
-    let before = known.attempt.as_ref().map(|(attempt, _)| (attempt.id, attempt.bytes_done));
+    let before = known
+        .attempt
+        .as_ref()
+        .map(|(attempt, _)| (attempt.id, attempt.bytes_done));
     let Some(manifest) = offer(&state, &mut known).await? else {
         return Ok(Json(json!({})));
     };
-    let chunk_bytes = known.memory.given.map_or(1, |given| u64::from(given.chunk_bytes));
+    let chunk_bytes = known
+        .memory
+        .given
+        .map_or(1, |given| u64::from(given.chunk_bytes));
     let attempt = known.attempt.as_ref().map(|(attempt, _)| attempt.id);
-    let done = before.filter(|(id, _)| Some(*id) == attempt).map_or(0, |(_, bytes)| bytes);
+    let done = before
+        .filter(|(id, _)| Some(*id) == attempt)
+        .map_or(0, |(_, bytes)| bytes);
     Ok(Json(json!({
         "fota": { "manifest": manifest, "next_chunk": done / chunk_bytes.max(1) }
     })))
@@ -355,9 +388,9 @@ fn default_id(state: &AppState) -> Result<DeviceId, SeedError> {
 }
 
 pub(super) fn parse_id(field: &'static str, text: &str) -> Result<DeviceId, SeedError> {
-    text.trim().parse().map_err(|error| {
-        SeedError::field(field, format!("{field} {:?}: {error}", shown(text)))
-    })
+    text.trim()
+        .parse()
+        .map_err(|error| SeedError::field(field, format!("{field} {:?}: {error}", shown(text))))
 }
 
 /// As much of a caller's text as belongs into an error.
@@ -368,5 +401,7 @@ pub(super) fn shown(text: &str) -> String {
 /// A parameter of the query; the first where it is given twice.
 pub(super) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or("").as_bytes());
-    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    pairs
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
 }

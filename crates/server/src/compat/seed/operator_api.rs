@@ -50,7 +50,11 @@ pub async fn upload(State(state): State<AppState>, body: Body) -> Reply {
     let parsed = tokio::task::spawn_blocking(move || upload::parse(&body, lab)).await;
     let upload = parsed.map_err(|_| {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        SeedError::new(status, "bug", "the upload could not be read: please report it")
+        SeedError::new(
+            status,
+            "bug",
+            "the upload could not be read: please report it",
+        )
     })??;
     if upload.hash_skipped {
         tracing::warn!(hash = %upload.sha256.short(), "--lab: skip_validation let a wrong hash pass; the true one is used");
@@ -106,11 +110,22 @@ async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, u32), See
              them under it or build {version} anew",
             release.id, release.version
         );
-        return Err(SeedError::new(StatusCode::CONFLICT, "version_exists", error));
+        return Err(SeedError::new(
+            StatusCode::CONFLICT,
+            "version_exists",
+            error,
+        ));
     }
     if release.yanked {
-        let error = format!("release {} was withdrawn: upload a new version", release.version);
-        return Err(SeedError::new(StatusCode::CONFLICT, "release_yanked", error));
+        let error = format!(
+            "release {} was withdrawn: upload a new version",
+            release.version
+        );
+        return Err(SeedError::new(
+            StatusCode::CONFLICT,
+            "release_yanked",
+            error,
+        ));
     }
     if !is_new {
         let mut tx = state.store.write().await?;
@@ -124,11 +139,9 @@ async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, u32), See
 /// The seed's clients know 400 for whatever is wrong with an upload.
 fn refused_image(refusal: Refusal) -> SeedError {
     match refusal.code() {
-        "image_invalid" => SeedError::new(
-            StatusCode::BAD_REQUEST,
-            refusal.code(),
-            refusal.detail(),
-        ),
+        "image_invalid" => {
+            SeedError::new(StatusCode::BAD_REQUEST, refusal.code(), refusal.detail())
+        }
         _ => refusal.into(),
     }
 }
@@ -202,8 +215,15 @@ pub async fn rollback(State(state): State<AppState>, body: Body) -> Reply {
     let ordered = rollbacks::order(&state, &request, "operator").await?;
     if let (false, Some(excluded)) = (is_all, ordered.excluded.first()) {
         let why = &excluded.reason;
-        let error = format!("device {device_id} cannot be rolled back: {}", why.replace('_', " "));
-        return Err(SeedError::new(StatusCode::CONFLICT, "rollback_refused", error));
+        let error = format!(
+            "device {device_id} cannot be rolled back: {}",
+            why.replace('_', " ")
+        );
+        return Err(SeedError::new(
+            StatusCode::CONFLICT,
+            "rollback_refused",
+            error,
+        ));
     }
     Ok(Json(json!({
         "success": true,
@@ -235,7 +255,10 @@ pub async fn status(State(state): State<AppState>) -> Reply {
         let standing = Standings {
             memory: memory.unwrap_or_default(),
             rollback: tx.standing_rollback(&device.id).await?,
-            last_seen: state.fleet.last_seen(&device.id).unwrap_or(device.last_seen),
+            last_seen: state
+                .fleet
+                .last_seen(&device.id)
+                .unwrap_or(device.last_seen),
         };
         let mut record = standing.record(&plan, attempt.as_ref());
         record["current_version"] = json!(device.version);
@@ -245,7 +268,10 @@ pub async fn status(State(state): State<AppState>) -> Reply {
     let offered = seed_rollouts(&mut tx).await?.into_iter().next();
     let release = match offered {
         Some(rollout) => plan.releases.get(&rollout.release),
-        None => plan.rollouts.first().and_then(|rollout| plan.releases.get(&rollout.release)),
+        None => plan
+            .rollouts
+            .first()
+            .and_then(|rollout| plan.releases.get(&rollout.release)),
     };
     let chunks = release.map(chunks_of);
     Ok(Json(json!({
@@ -273,10 +299,17 @@ impl Standings {
         }
         let state = attempt.map(|attempt| attempt.state);
         let done = attempt.map_or(0, |attempt| attempt.bytes_done);
-        let total = last.total_chunks.or(chunks.map(|chunks| chunks.count())).unwrap_or(0);
+        let total = last
+            .total_chunks
+            .or(chunks.map(|chunks| chunks.count()))
+            .unwrap_or(0);
         let counted = chunks.map_or(0, |chunks| done / u64::from(chunks.chunk_bytes.get()));
         let received = last.chunk_received.unwrap_or(counted);
-        let received = if total > 0 { received.min(total) } else { received };
+        let received = if total > 0 {
+            received.min(total)
+        } else {
+            received
+        };
         let of_total = f64::from(percent(received, total));
         let progress = match (last.progress, attempt) {
             (Some(progress), _) => progress,
@@ -325,7 +358,12 @@ fn error_of(attempt: &Attempt) -> Option<String> {
     let AttemptState::Failed(code) = attempt.state else {
         return None;
     };
-    Some(attempt.detail.clone().unwrap_or_else(|| code.sentence().to_owned()))
+    Some(
+        attempt
+            .detail
+            .clone()
+            .unwrap_or_else(|| code.sentence().to_owned()),
+    )
 }
 
 /// `GET /api/cloud/logs/{fota,security,commands,all}?device_id=&limit=`: the history, in the
@@ -350,9 +388,10 @@ pub async fn logs(
     };
     let limit = match parameter(query.as_deref(), "limit") {
         None => LOG_LINES,
-        Some(text) => text.trim().parse().map_err(|_| {
-            SeedError::field("limit", "limit must be a whole number")
-        })?,
+        Some(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| SeedError::field("limit", "limit must be a whole number"))?,
     };
     let limit = limit.clamp(1, LOG_LINES_MAX);
     let device = parameter(query.as_deref(), "device_id").unwrap_or_default();

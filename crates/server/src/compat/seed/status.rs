@@ -158,7 +158,9 @@ fn count(fields: &Map<String, Value>, name: &'static str) -> Result<Option<u64>,
     let Some(value) = present(fields, name) else {
         return Ok(None);
     };
-    let exact = |number: f64| (number.fract() == 0.0 && (0.0..2e15).contains(&number)).then_some(number as u64);
+    let exact = |number: f64| {
+        (number.fract() == 0.0 && (0.0..2e15).contains(&number)).then_some(number as u64)
+    };
     let count = value.as_u64().or_else(|| value.as_f64().and_then(exact));
     count
         .filter(|count| *count <= i64::MAX as u64)
@@ -211,7 +213,10 @@ mod tests {
     fn each_moment_of_the_real_firmware_is_one_claim() {
         let version = || Some("1.0.6".to_string());
         for (status, claim) in [
-            (json!({"chunk_received": 5, "total_chunks": 66, "progress": 7.57}), Claim::Taking),
+            (
+                json!({"chunk_received": 5, "total_chunks": 66, "progress": 7.57}),
+                Claim::Taking,
+            ),
             (json!({"verified": true}), Claim::Verified),
             (
                 json!({"boot_status": "pending_reboot", "new_version": "1.0.6"}),
@@ -221,17 +226,36 @@ mod tests {
                 json!({"boot_status": "success", "new_version": "1.0.6\r"}),
                 Claim::Booted { version: version() },
             ),
-            (json!({"boot_status": "failed", "boot_count": 2}), Claim::BootFailed),
-            (json!({"boot_status": "failed", "boot_count": 3, "rollback": true}), Claim::WentBack),
-            (json!({"rollback": true, "error": "new image is bad"}), Claim::WentBack),
+            (
+                json!({"boot_status": "failed", "boot_count": 2}),
+                Claim::BootFailed,
+            ),
+            (
+                json!({"boot_status": "failed", "boot_count": 3, "rollback": true}),
+                Claim::WentBack,
+            ),
+            (
+                json!({"rollback": true, "error": "new image is bad"}),
+                Claim::WentBack,
+            ),
             (
                 json!({"error": "SHA-256 mismatch"}),
-                Claim::Failed { code: FailureCode::HashMismatch },
+                Claim::Failed {
+                    code: FailureCode::HashMismatch,
+                },
             ),
-            (json!({"error": "oh no"}), Claim::Failed { code: FailureCode::Unknown }),
+            (
+                json!({"error": "oh no"}),
+                Claim::Failed {
+                    code: FailureCode::Unknown,
+                },
+            ),
             (json!({}), Claim::Present),
             (json!({"chunk_received": null, "error": ""}), Claim::Present),
-            (json!({"verified": false, "chunk_received": 0}), Claim::Taking),
+            (
+                json!({"verified": false, "chunk_received": 0}),
+                Claim::Taking,
+            ),
         ] {
             assert_eq!(post(status.clone()).claim(), claim, "{status}");
         }
@@ -269,7 +293,10 @@ mod tests {
     fn a_later_step_keeps_the_progress_and_a_new_download_forgets_the_old() {
         let half = post(json!({"chunk_received": 33, "total_chunks": 66, "progress": 50}));
         let verified = half.followed_by(post(json!({"verified": true})));
-        assert_eq!((verified.chunk_received, verified.verified), (Some(33), true));
+        assert_eq!(
+            (verified.chunk_received, verified.verified),
+            (Some(33), true)
+        );
         let failed = half.followed_by(post(json!({"error": "timeout"})));
         assert_eq!(failed.progress, Some(50.0));
         let again = failed.followed_by(post(json!({"chunk_received": 1, "total_chunks": 66})));

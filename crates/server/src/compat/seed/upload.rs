@@ -116,7 +116,8 @@ fn whole(fields: &Map<String, Value>, name: &'static str) -> Result<Option<i64>,
     let Some(value) = fields.get(name).filter(|value| !value.is_null()) else {
         return Ok(None);
     };
-    let exact = |number: f64| (number.fract() == 0.0 && number.abs() < 2e15).then_some(number as i64);
+    let exact =
+        |number: f64| (number.fract() == 0.0 && number.abs() < 2e15).then_some(number as i64);
     value
         .as_i64()
         .or_else(|| value.as_f64().and_then(exact))
@@ -129,7 +130,8 @@ fn version(fields: &Map<String, Value>) -> Result<String, Refused> {
     let shown = |c: char| !c.is_control();
     let valid = (1..=VERSION_BYTES_MAX).contains(&version.len()) && version.chars().all(shown);
     if !valid {
-        let error = format!("version must be 1 to {VERSION_BYTES_MAX} bytes without control characters");
+        let error =
+            format!("version must be 1 to {VERSION_BYTES_MAX} bytes without control characters");
         return Err(Refused::new("version", error));
     }
     Ok(version.into())
@@ -138,7 +140,10 @@ fn version(fields: &Map<String, Value>) -> Result<String, Refused> {
 fn notes(fields: &Map<String, Value>) -> Result<String, Refused> {
     let notes = text(fields, "description")?;
     if notes.len() > NOTES_BYTES_MAX {
-        let error = format!("description is {} bytes, at most {NOTES_BYTES_MAX}", notes.len());
+        let error = format!(
+            "description is {} bytes, at most {NOTES_BYTES_MAX}",
+            notes.len()
+        );
         return Err(Refused::new("description", error));
     }
     Ok(notes.into())
@@ -162,9 +167,9 @@ fn skip_validation(fields: &Map<String, Value>, lab: bool) -> Result<bool, Refus
 
 fn image(fields: &Map<String, Value>) -> Result<Vec<u8>, Refused> {
     let data = text(fields, "firmware_data")?.trim();
-    let image = STANDARD.decode(data).map_err(|error| {
-        Refused::new("firmware_data", format!("Invalid base64: {error}"))
-    })?;
+    let image = STANDARD
+        .decode(data)
+        .map_err(|error| Refused::new("firmware_data", format!("Invalid base64: {error}")))?;
     if image.len() as u64 > IMAGE_BYTES_MAX {
         let error = format!("image is {} bytes, at most {IMAGE_BYTES_MAX}", image.len());
         return Err(Refused::new("firmware_data", error));
@@ -227,20 +232,43 @@ mod tests {
     fn every_refusal_names_its_field() {
         for name in REQUIRED {
             let refused = refusal(name, Value::Null);
-            assert_eq!((refused.error.as_str(), refused.field), ("Missing required fields", name));
+            assert_eq!(
+                (refused.error.as_str(), refused.field),
+                ("Missing required fields", name)
+            );
         }
         for (name, value, error) in [
-            ("size", json!(1), "Size mismatch: size is 1, firmware_data holds 40000 bytes"),
-            ("size", json!(-1), "Size mismatch: size is -1, firmware_data holds 40000 bytes"),
+            (
+                "size",
+                json!(1),
+                "Size mismatch: size is 1, firmware_data holds 40000 bytes",
+            ),
+            (
+                "size",
+                json!(-1),
+                "Size mismatch: size is -1, firmware_data holds 40000 bytes",
+            ),
             ("size", json!("40000"), "size must be a whole number"),
             ("size", json!(1.5), "size must be a whole number"),
             ("hash", json!("00".repeat(32)), "Hash mismatch"),
             ("hash", json!("zz"), "Hash mismatch"),
             ("hash", json!(5), "hash must be a string"),
-            ("chunk_size", json!("big"), "chunk_size must be a whole number"),
+            (
+                "chunk_size",
+                json!("big"),
+                "chunk_size must be a whole number",
+            ),
             ("version", json!(["1"]), "version must be a string"),
-            ("version", json!("v".repeat(33)), "version must be 1 to 32 bytes without control characters"),
-            ("description", json!("d".repeat(4_097)), "description is 4097 bytes, at most 4096"),
+            (
+                "version",
+                json!("v".repeat(33)),
+                "version must be 1 to 32 bytes without control characters",
+            ),
+            (
+                "description",
+                json!("d".repeat(4_097)),
+                "description is 4097 bytes, at most 4096",
+            ),
         ] {
             let refused = refusal(name, value);
             assert_eq!((refused.error.as_str(), refused.field), (error, name));
@@ -253,7 +281,10 @@ mod tests {
 
     #[test]
     fn skip_validation_needs_lab() {
-        assert_eq!(refusal("skip_validation", json!(true)).field, "skip_validation");
+        assert_eq!(
+            refusal("skip_validation", json!(true)).field,
+            "skip_validation"
+        );
         let mut upload = vector();
         upload["skip_validation"] = json!(true);
         upload["hash"] = json!("00".repeat(32));
