@@ -18,6 +18,7 @@ mod demo;
 mod failure;
 mod firmware;
 mod follow;
+mod interrupt;
 mod menu;
 mod output;
 mod sim;
@@ -31,6 +32,7 @@ use args::{Cli, Command, Global, MenuArgs};
 use config::Config;
 use context::Context;
 use failure::{Failure, Result};
+use interrupt::Interrupts;
 use output::Output;
 
 fn main() -> ExitCode {
@@ -112,9 +114,10 @@ fn at_terminal(global: &Global) -> Option<Command> {
 
 /// Runs `work`; Ctrl-C ends it with 130 and says how to look on.
 async fn until_interrupted(context: &Context, work: impl Future<Output = Result>) -> Result {
+    let mut interrupts = Interrupts::listen()?;
     tokio::select! {
         result = work => result,
-        _ = tokio::signal::ctrl_c() => Err(context.interrupted()),
+        () = interrupts.next() => Err(context.interrupted()),
     }
 }
 

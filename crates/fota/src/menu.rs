@@ -22,6 +22,7 @@ use crate::{
     context::Context,
     failure::{Exit, Failure, Result},
     firmware::{self, Firmware},
+    interrupt::Interrupts,
     output::to_stdout,
     text::{self, quoted},
 };
@@ -77,6 +78,7 @@ pub async fn run(context: Context, args: MenuArgs) -> Result {
     let mut menu = Menu {
         context: context.for_menu(),
         answers,
+        interrupts: Interrupts::listen()?,
     };
     menu.run().await;
     Ok(())
@@ -85,6 +87,7 @@ pub async fn run(context: Context, args: MenuArgs) -> Result {
 struct Menu {
     context: Context,
     answers: Answers,
+    interrupts: Interrupts,
 }
 
 impl Menu {
@@ -131,7 +134,12 @@ impl Menu {
     async fn upload(&mut self) -> std::result::Result<(), Stop> {
         let args = self.firmware().await?;
         let command = upload_command(&args);
-        let done = act(&self.context, upload::run(&self.context, &args)).await;
+        let done = act(
+            &self.context,
+            &mut self.interrupts,
+            upload::run(&self.context, &args),
+        )
+        .await;
         self.after(done, &command);
         Ok(())
     }
@@ -164,7 +172,12 @@ impl Menu {
             "\n{rule}\n# FOTA UPDATE PROCESS - VERSION {version}\n{rule}\n"
         ));
         let command = update_command(&args);
-        let done = act(&self.context, update::run(&self.context, &args)).await;
+        let done = act(
+            &self.context,
+            &mut self.interrupts,
+            update::run(&self.context, &args),
+        )
+        .await;
         match &done {
             Ok(()) => to_stdout("\nUPDATE SUCCESSFUL\n"),
             Err(failure) if failure.exit == Exit::NotSuccessful => {
@@ -197,7 +210,7 @@ impl Menu {
                 options,
             },
         );
-        let done = act(&self.context, start).await;
+        let done = act(&self.context, &mut self.interrupts, start).await;
         self.after(done, &command);
         Ok(())
     }
@@ -209,7 +222,7 @@ impl Menu {
             let id = rollout::newest(&self.context).await?;
             rollout::watch(&self.context, id, timeout).await
         };
-        let done = act(&self.context, watch).await;
+        let done = act(&self.context, &mut self.interrupts, watch).await;
         self.after(done, &format!("rollout watch --timeout {seconds}s"));
         Ok(())
     }
@@ -242,7 +255,12 @@ impl Menu {
             confirm: None,
         };
         let command = rollback_command(&args);
-        let done = act(&self.context, rollback::run(&self.context, &args)).await;
+        let done = act(
+            &self.context,
+            &mut self.interrupts,
+            rollback::run(&self.context, &args),
+        )
+        .await;
         self.after(done, &command);
         Ok(())
     }
@@ -259,7 +277,12 @@ impl Menu {
             timeout: VERIFY_TIMEOUT,
             accept_claim: false,
         };
-        let done = act(&self.context, verify::run(&self.context, &args)).await;
+        let done = act(
+            &self.context,
+            &mut self.interrupts,
+            verify::run(&self.context, &args),
+        )
+        .await;
         self.after(done, &command);
         Ok(())
     }
@@ -370,7 +393,7 @@ impl Menu {
                 to_stdout("\n");
                 Stop::End
             }),
-            _ = tokio::signal::ctrl_c() => {
+            () = self.interrupts.next() => {
                 to_stdout("\n");
                 Err(Stop::Interrupted)
             }
@@ -379,10 +402,14 @@ impl Menu {
 }
 
 /// Runs a step until it ends or Ctrl-C is pressed.
-async fn act(context: &Context, step: impl Future<Output = Result>) -> Result {
+async fn act(
+    context: &Context,
+    interrupts: &mut Interrupts,
+    step: impl Future<Output = Result>,
+) -> Result {
     tokio::select! {
         done = step => done,
-        _ = tokio::signal::ctrl_c() => Err(context.interrupted()),
+        () = interrupts.next() => Err(context.interrupted()),
     }
 }
 
