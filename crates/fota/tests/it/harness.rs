@@ -4,9 +4,19 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use fota_client::DeviceClient;
+use fota_proto::{
+    FailureCode, Sha256,
+    checkin::{self, Answer, CheckIn, End, Outcome, ResetReason, Running},
+    limits::CHECK_IN_BYTES_MAX,
+};
 use fota_sim::{
     console::Console,
     firmware::{self, Behaviour, Spec},
@@ -264,7 +274,26 @@ fn launch(place: &Place, listen: &str, flags: &[&str]) -> (Child, String) {
 /// Simulated devices that live until this is dropped.
 pub struct Devices {
     _fleet: Fleet,
-    runtime: Option<tokio::runtime::Runtime>,
+    _runtime: Runtime,
+}
+
+/// A runtime for what runs beside a test; it does not wait for it at the end.
+struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl Runtime {
+    fn new() -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build();
+        Self(Some(runtime.expect("a runtime")))
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.inner().spawn(work);
+    }
+
+    fn inner(&self) -> &tokio::runtime::Runtime {
+        self.0.as_ref().expect("taken only when dropped")
+    }
 }
 
 impl Devices {
@@ -277,11 +306,7 @@ impl Devices {
     }
 
     pub fn start_at(url: &str, devices: u32, firmware: Spec) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = Runtime::new();
         let config = FleetConfig {
             server: url.to_owned(),
             devices,
@@ -293,19 +318,19 @@ impl Devices {
             speed: SPEED,
             link: SimLink::new("lan", 100_000_000, 2),
         };
-        let inside = runtime.enter();
+        let inside = runtime.inner().enter();
         let fleet = Fleet::start(&config, &Console::silent()).expect("a fleet");
         drop(inside);
         Self {
             _fleet: fleet,
-            runtime: Some(runtime),
+            _runtime: runtime,
         }
     }
 }
 
-impl Drop for Devices {
+impl Drop for Runtime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
@@ -317,4 +342,71 @@ pub fn image(version: &str, behaviour: Behaviour) -> Vec<u8> {
         .behaviour(behaviour)
         .image_bytes(IMAGE_BYTES);
     firmware::image(&spec).expect("builds")
+}
+
+/// A device that takes every order and installs none, until it is told to say that it failed.
+pub struct Refuser {
+    fails: Arc<AtomicBool>,
+    _runtime: Runtime,
+}
+
+impl Refuser {
+    pub fn start(server: &Server, id: &'static str) -> Self {
+        let fails = Arc::new(AtomicBool::new(false));
+        let client = DeviceClient::new(&server.url, None).expect("a URL");
+        let runtime = Runtime::new();
+        runtime.spawn(refuse(client, id, fails.clone()));
+        Self {
+            fails,
+            _runtime: runtime,
+        }
+    }
+
+    pub fn fail(&self) {
+        self.fails.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn refuse(client: DeviceClient, id: &'static str, fails: Arc<AtomicBool>) {
+    let mut ordered = None;
+    loop {
+        let outcome = ordered.filter(|_| fails.load(Ordering::Relaxed));
+        let outcome = outcome.map(|order| Outcome {
+            order,
+            end: End::Failed,
+            code: FailureCode::HashMismatch.number(),
+            reset: None,
+            detail: None,
+        });
+        let check_in = check_in(id, outcome);
+        let mut buffer = [0; CHECK_IN_BYTES_MAX];
+        let message = checkin::encode(&check_in, &mut buffer).expect("fits");
+        if let Ok(answer) = client.check_in(message).await {
+            let answer: Answer = minicbor::decode(&answer).expect("an answer");
+            ordered = answer.order.map(|order| order.id);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn check_in<'a>(id: &'a str, outcome: Option<Outcome<'a>>) -> CheckIn<'a> {
+    CheckIn {
+        protocol: checkin::VERSION,
+        device: id,
+        nonce: 1,
+        chip: 0,
+        chip_revision: None,
+        running_elf: Sha256([9; 32]),
+        version: "1.0.5",
+        project: "acme",
+        confirmed: Running::Confirmed,
+        slot: 0,
+        slots: Default::default(),
+        rollback_slot: None,
+        progress: None,
+        outcome,
+        held: Default::default(),
+        reset: ResetReason::PowerOn,
+        uptime_s: 1,
+    }
 }

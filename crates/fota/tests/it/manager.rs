@@ -3,7 +3,7 @@
 use fota_sim::firmware::{Behaviour, Spec};
 use serde_json::Value;
 
-use crate::harness::{Devices, Server, image};
+use crate::harness::{Devices, Refuser, Server, image};
 
 fn results(out: &str) -> Vec<Value> {
     out.lines()
@@ -334,5 +334,55 @@ fn a_server_that_restarts_in_the_middle_does_not_end_the_watching() {
     assert!(
         err.contains("connection lost") && err.contains("connected again"),
         "{err}"
+    );
+}
+
+#[test]
+fn a_failure_brings_back_the_devices_that_had_succeeded() {
+    let server = Server::start();
+    let _devices = Devices::start(&server, 2);
+    let refuser = Refuser::start(&server, "ESP32-900");
+    server.until_seen(3);
+    let name = server.place.firmware("1.0.6", Behaviour::Works);
+    let mut command = server.command(&["update", &name, "--to", "all", "--yes"]);
+    command.args(["--max-failures", "10%", "--rollback-on-failure"]);
+    command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let update = command.spawn().expect("starts");
+    server.until("two devices run it", |server| {
+        let confirmed = |id: &str| {
+            let device = server.device(id);
+            device["version"] == "1.0.6" && device["confirmed"] == true
+        };
+        confirmed("ESP32-001") && confirmed("ESP32-002")
+    });
+    refuser.fail();
+    let output = update.wait_with_output().expect("ends");
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(3), "{err}");
+    for words in [
+        "✖ ESP32-900 failed:hash_mismatch",
+        "‼ paused",
+        "rolling back 2 updated devices",
+        "✔ rollback 2/2 on 1.0.5, release 1.0.6 blocked there",
+    ] {
+        assert!(err.contains(words), "no {words:?} in\n{err}");
+    }
+    assert!(out.contains("✖ rolled back"), "{out}");
+    for id in ["ESP32-001", "ESP32-002"] {
+        assert_eq!(server.device(id)["version"], "1.0.5");
+    }
+    // Looking again tells the same.
+    let again = server
+        .fota(&["rollout", "watch", "r-1", "--json"])
+        .exits(3)
+        .json();
+    assert_eq!(
+        (&again["state"], &again["rolled_back"]),
+        (&"rolled_back".into(), &2.into())
     );
 }
