@@ -35,7 +35,7 @@ pub fn run() -> Result<()> {
         .with_context(|| format!("the demo's output is in {}", log.display()))
 }
 
-/// The first address that the demo prints.
+/// The address of the page, with its token, as the demo prints it.
 fn address(log: &std::path::Path, demo: &mut Background) -> Result<String> {
     for _ in 0..START_SECONDS_MAX * 10 {
         let printed = fs::read_to_string(log)?;

@@ -19,18 +19,17 @@ struct Step {
     run: fn() -> Result<()>,
 }
 
-/// Cheap ones first. `cargo test --workspace` is not among them: `.ci/run` runs it before.
+/// Cheap ones first; what shares a build stands together.
 const STEPS: &[Step] = &[
     step("fmt", fmt),
     step("tidy", tidy::check),
     step("clippy", clippy),
     step("doc", doc),
     step("no-std", no_std::build),
+    step("test", postgres::test),
     step("corpus", || corpus::fetch().map(drop)),
     step("esptool", esptool),
-    step("postgres", postgres::contract),
     step("fuzz", fuzz::smoke),
-    step("power-cut", power_cut),
     step("demo", demo),
     step("bench", bench),
     step("readme", readme::run),
@@ -181,13 +180,6 @@ fn esptool() -> Result<()> {
     let esptool = tools::esptool()?;
     let mut test = cargo("test --workspace --locked --test esptool");
     run(test.env("FOTA_ESPTOOL", esptool).env("FOTA_CORPUS", corpus))
-}
-
-/// A cut at every flash operation, optimised, because that is many updates.
-fn power_cut() -> Result<()> {
-    run(&mut cargo(
-        "test --release --locked -p fota-sim --test power_cut",
-    ))
 }
 
 fn demo() -> Result<()> {

@@ -27,7 +27,7 @@ cargo xtask CHORE
   corpus              fetch and check the real ESP32 images of xtask/corpus.json
   fuzz [TARGET] [--runs N] [--seconds N]     libFuzzer on the stable compiler
   no-std              build proto, image and device for a microcontroller, without an allocator
-  postgres            run the contract suite on a PostgreSQL started for it
+  test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   readme              run the commands of README.md as they are written
   browser             drive the page in a headless browser, beside a running demo
   deny                licences and bans of the dependencies
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Some("corpus") => corpus::fetch().map(drop),
         Some("fuzz") => fuzz::main(rest),
         Some("no-std") => no_std::build(),
-        Some("postgres") => postgres::contract(),
+        Some("test") => postgres::test(),
         Some("readme") => readme::run(),
         Some("browser") => browser::run(),
         Some("deny") => deny::check(),

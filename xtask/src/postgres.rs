@@ -1,5 +1,5 @@
-//! The contract suite on PostgreSQL: a server of its own in a temporary folder, on a free port of
-//! the loopback address, gone afterwards. The suite on SQLite is part of `cargo test`.
+//! All tests, with a PostgreSQL for those that talk to a database: a server of its own in a
+//! temporary folder, on a free port of the loopback address, gone afterwards.
 
 use std::{
     fs,
@@ -12,14 +12,20 @@ use anyhow::{Context, Result};
 
 use crate::{
     ci::Skipped,
-    process::{cargo, command, output, run},
+    process::{cargo, command, in_ci, output, run},
 };
 
-/// Starts a server, runs the server crate's tests against it, stops it.
-pub fn contract() -> Result<()> {
-    let server = Postgres::start()?;
-    let mut test = cargo("test --workspace --locked --test contract");
-    run(test.env("FOTA_TEST_POSTGRES", server.url()))
+/// All tests of the workspace, those of the store on SQLite and on PostgreSQL.
+pub fn test() -> Result<()> {
+    let mut test = cargo("test --workspace --locked --no-fail-fast");
+    match Postgres::start() {
+        Ok(server) => run(test.env("FOTA_TEST_POSTGRES", server.url())),
+        Err(error) if error.is::<Skipped>() && !in_ci() => {
+            println!("on SQLite only: {error}");
+            run(&mut test)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A running PostgreSQL; it stops and its files go when this value goes out of scope.
