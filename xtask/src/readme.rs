@@ -16,11 +16,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use fota_image::{app::Chip, build::ImageBuilder};
 
 use crate::process::{Background, cargo, command, root, run as run_command, target};
 
 /// What a block prints first after a build may take this long.
 const WAIT_SECONDS_MAX: u32 = 300;
+/// Project of the simulated devices: an image of another product is not for them.
+const PROJECT: &str = "acme";
+const IMAGE_BYTES: usize = 200 * 1024;
 
 #[derive(Debug, PartialEq)]
 struct Block {
@@ -62,6 +66,11 @@ fn scratch() -> Result<PathBuf> {
         fs::remove_dir_all(&dir)?;
     }
     fs::create_dir_all(&dir)?;
+    let image = ImageBuilder::new(Chip::Esp32)
+        .version("1.0.6")
+        .project(PROJECT);
+    let image = image.size(IMAGE_BYTES).build().context("app.bin")?;
+    fs::write(dir.join("app.bin"), image)?;
     Ok(dir)
 }
 
