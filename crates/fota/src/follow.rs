@@ -23,8 +23,8 @@ use crate::{
 
 /// Shortest time between two readings of the rollout, however many events come.
 const READ_EVERY_MIN: Duration = Duration::from_millis(150);
-/// Longest time between two readings: what the server has sent grows without an event.
-const READ_EVERY_MAX: Duration = Duration::from_secs(1);
+/// Longest time between two readings, in case an event was missed.
+const READ_EVERY_MAX: Duration = Duration::from_secs(2);
 /// Time between two lines where nothing changes.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Devices with a bar of their own at a time; more would not fit a screen.
@@ -336,13 +336,7 @@ impl Bars {
         bar.set_prefix(attempt.device.clone());
         // Events may be ahead of what was read: never show a step back.
         bar.set_position(position(attempt).max(bar.position()));
-        let begun = attempt.state == AttemptState::Offered && attempt.bytes_sent > 0;
-        let state = if begun {
-            AttemptState::Downloading
-        } else {
-            attempt.state
-        };
-        bar.set_message(moving(state, bar));
+        bar.set_message(moving(attempt.state, bar));
     }
 
     fn progress(&mut self, event: &Event) {
@@ -365,13 +359,10 @@ fn runs(attempt: &Attempt) -> bool {
     !attempt.state.is_end() && attempt.state != AttemptState::Waiting
 }
 
-/// Bytes that the device has, by its own report or by what the server has sent it since. Only for
-/// the eye: what counts is what the device runs in the end.
+/// Bytes that the device says it has. What the server has sent is no progress: on a slow link most
+/// of it still lies in buffers.
 fn position(attempt: &Attempt) -> u64 {
-    attempt
-        .bytes_done
-        .max(attempt.bytes_sent)
-        .min(attempt.bytes_total)
+    attempt.bytes_done.min(attempt.bytes_total)
 }
 
 fn moving(state: AttemptState, bar: &ProgressBar) -> String {

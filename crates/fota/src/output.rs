@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     args::{Global, Progress, When},
-    failure::{Failure, Result},
+    failure::{Exit, Failure, Result},
 };
 
 /// How progress is shown, once the terminal is known.
@@ -153,9 +153,10 @@ impl Output {
         if failure.message.is_empty() {
             return;
         }
-        let word = match self.colour_err {
-            true => Mark::Bad.style().apply_to("error:").to_string(),
-            false => "error:".to_owned(),
+        let word = match (failure.exit, self.colour_err) {
+            (Exit::Interrupted, colour) => self.sign(Mark::Attention, colour),
+            (_, true) => Mark::Bad.style().apply_to("error:").to_string(),
+            (_, false) => "error:".to_owned(),
         };
         to_stderr(&format!("{word} {}\n", failure.message));
         if let Some(hint) = &failure.hint {

@@ -110,8 +110,8 @@ fn target(device: &Device) -> Option<&str> {
 }
 
 fn state(device: &Device) -> String {
-    if standing_rollback(device) {
-        return "rollback ordered".to_owned();
+    if let Some(state) = rollback_state(device) {
+        return state.to_owned();
     }
     match &device.attempt {
         Some(attempt) if attempt.state == AttemptState::Downloading => {
@@ -119,6 +119,20 @@ fn state(device: &Device) -> String {
         }
         Some(attempt) => attempt.state.to_string(),
         None => trust(device).to_owned(),
+    }
+}
+
+/// The state of a rollback order where it is newer than the last attempt: that attempt has ended
+/// and its history is not rewritten, but it is not how the device stands.
+fn rollback_state(device: &Device) -> Option<&'static str> {
+    let order = device.rollback.as_ref()?;
+    let attempt = device.attempt.as_ref();
+    let outdated = attempt.is_some_and(|attempt| attempt.updated_at > order.requested_at);
+    match order.state {
+        RollbackState::Standing => Some("rollback ordered"),
+        _ if outdated => None,
+        RollbackState::Done => Some("rolled_back:operator"),
+        RollbackState::Refused => Some("rollback refused"),
     }
 }
 
@@ -198,4 +212,61 @@ fn show(context: &Context, device: &Device, events: &[Event]) {
         context.out.answer(&format!("{}\n", event::line(event)));
     }
     context.out.document("fota.device/1", device);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cmd::verify::tests::device;
+    use fota_proto::manager::{Attempt, RollbackOrder};
+
+    fn attempt(state: AttemptState) -> Attempt {
+        Attempt {
+            rollout: 1,
+            device: "ESP32-001".into(),
+            release: 2,
+            version: "1.0.6".into(),
+            from_version: None,
+            state,
+            explanation: None,
+            bytes_done: 61,
+            bytes_total: 100,
+            percent: 61,
+            bytes_sent: 0,
+            requests: 1,
+            updated_at: 100,
+        }
+    }
+
+    fn order(state: RollbackState, requested_at: i64) -> RollbackOrder {
+        RollbackOrder {
+            device: "ESP32-001".into(),
+            reason: "x".into(),
+            state,
+            code: None,
+            requested_at,
+        }
+    }
+
+    #[test]
+    fn the_newer_of_attempt_and_rollback_is_the_state() {
+        let mut device = device("1.0.5", Some(5), Some(true));
+        assert_eq!(state(&device), "confirmed");
+        device.attempt = Some(attempt(AttemptState::Downloading));
+        assert_eq!(
+            (state(&device).as_str(), target(&device)),
+            ("downloading 61%", Some("1.0.6"))
+        );
+        device.attempt = Some(attempt(AttemptState::Succeeded));
+        assert_eq!(
+            (state(&device).as_str(), target(&device)),
+            ("succeeded", None)
+        );
+        device.rollback = Some(order(RollbackState::Standing, 200));
+        assert_eq!(state(&device), "rollback ordered");
+        device.rollback = Some(order(RollbackState::Done, 200));
+        assert_eq!(state(&device), "rolled_back:operator");
+        device.rollback = Some(order(RollbackState::Done, 50));
+        assert_eq!(state(&device), "succeeded");
+    }
 }

@@ -223,9 +223,9 @@ fn conclude(
     accepted: &RollbackAccepted,
     outcome: &Outcome,
 ) -> Result {
-    let version = |device: &Device| device.version.clone().unwrap_or_else(|| "unknown".into());
     for device in outcome.done.iter().take(NAMED_MAX) {
-        let runs = text::plain(&version(device));
+        let runs = device.version.as_deref();
+        let runs = runs.map_or_else(|| "another image".to_owned(), text::plain);
         context
             .out
             .verdict(Mark::Good, &format!("{} runs {runs}", device.id));

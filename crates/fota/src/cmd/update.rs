@@ -8,10 +8,10 @@
 //! | `--timeout` came first, for example because a device is offline; the rollout goes on | 5 |
 //! | no device can take the release | 7, or 6 where no device matches |
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use fota_client::DeviceFilter;
-use fota_proto::manager::{Counts, Device, Preview, Release, Rollout, RolloutState};
+use fota_proto::manager::{Counts, Device, Excluded, Preview, Release, Rollout, RolloutState};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -95,18 +95,9 @@ pub async fn nothing_to_do(context: &Context, release: &Release, preview: &Previ
     let Some(first) = preview.excluded.first() else {
         return Err(Failure::not_found("no device matches").hint("`fota status` shows the devices"));
     };
-    if preview
-        .excluded
-        .iter()
-        .all(|it| it.reason.ends_with("already_installed"))
-    {
-        let number = text::count(preview.excluded.len() as u64, "device");
-        let line = format!("done     {number} already run {}", release.version);
-        context.out.verdict(Mark::Good, &line);
-        let result = json!({"rollout": null, "state": "succeeded", "version": release.version,
-            "succeeded": preview.excluded.len(), "failed": 0, "rolled_back": 0, "waiting": 0});
-        context.out.document("fota.result/1", &result);
-        return Ok(());
+    let everybody_has_it = |it: &Excluded| it.reason.ends_with("already_installed");
+    if preview.excluded.iter().all(everybody_has_it) {
+        return already_there(context, release, preview).await;
     }
     let more = match preview.excluded.len() {
         1 => String::new(),
@@ -118,6 +109,56 @@ pub async fn nothing_to_do(context: &Context, release: &Release, preview: &Previ
         release.version
     );
     Err(Failure::refused(reason, message))
+}
+
+/// Even a device that is said to have the release is asked what it runs.
+async fn already_there(context: &Context, release: &Release, preview: &Preview) -> Result {
+    let devices = context.client()?.devices(&DeviceFilter::default()).await?;
+    let named: BTreeSet<&str> = preview
+        .excluded
+        .iter()
+        .map(|it| it.device.as_str())
+        .collect();
+    let doubtful: Vec<&Device> = devices
+        .iter()
+        .filter(|device| named.contains(device.id.as_str()))
+        .filter(|device| matches!(verify::proof(device, release), Proof::Trial | Proof::Other))
+        .collect();
+    let now = now_ms();
+    for device in &doubtful {
+        let proof = verify::proof(device, release);
+        context
+            .out
+            .note(Mark::Bad, &verify::sentence(device, release, proof, now));
+    }
+    let state = if doubtful.is_empty() {
+        End::Succeeded
+    } else {
+        End::NotVerified
+    };
+    let number = text::count(preview.excluded.len() as u64, "device");
+    if doubtful.is_empty() {
+        let line = format!(
+            "done     {number} had {} already, confirmed",
+            release.version
+        );
+        context.out.verdict(Mark::Good, &line);
+    }
+    let succeeded = preview.excluded.len() - doubtful.len();
+    context.out.document(
+        "fota.result/1",
+        &json!({"rollout": null, "state": state.name(),
+        "version": release.version, "succeeded": succeeded, "failed": 0, "rolled_back": 0,
+        "waiting": 0}),
+    );
+    match doubtful.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(
+            Exit::NotSuccessful,
+            state.name(),
+            format!("{} of {number} not confirmed", doubtful.len()),
+        )),
+    }
 }
 
 /// How an update ended.
@@ -223,7 +264,7 @@ async fn automatic_rollback(
         attempt.is_some_and(|attempt| attempt.rollout == rollout) && device.rollback.is_some()
     };
     let devices = context.client()?.devices(&DeviceFilter::default()).await?;
-    let ordered: std::collections::BTreeSet<String> = devices
+    let ordered: BTreeSet<String> = devices
         .iter()
         .filter(|device| ours(device))
         .map(|device| device.id.clone())
@@ -249,7 +290,7 @@ async fn automatic_rollback(
     } else {
         Mark::Attention
     };
-    let versions: std::collections::BTreeSet<String> = outcome
+    let versions: BTreeSet<String> = outcome
         .done
         .iter()
         .filter_map(|device| device.version.clone())
@@ -314,7 +355,7 @@ fn report(
             format!("{number} can only claim the version: the seed's protocol names no digest");
         context.out.note(Mark::Attention, &line);
     }
-    let (mark, text) = summary(release, rollout, end);
+    let (mark, text) = summary(release, rollout, end, proofs);
     context.out.verdict(mark, &text);
     context.out.document(
         "fota.result/1",
@@ -352,7 +393,13 @@ struct Outcome<'a> {
     claimed: u64,
 }
 
-fn summary(release: &Release, rollout: &Rollout, end: End) -> (Mark, String) {
+/// `1 device runs`, `3 devices run`
+fn runs(devices: u64) -> String {
+    let verb = if devices == 1 { "runs" } else { "run" };
+    format!("{} {verb}", text::count(devices, "device"))
+}
+
+fn summary(release: &Release, rollout: &Rollout, end: End, proofs: &Proofs) -> (Mark, String) {
     let version = &release.version;
     let counts = follow::counts(&rollout.counts);
     let because = rollout
@@ -362,11 +409,12 @@ fn summary(release: &Release, rollout: &Rollout, end: End) -> (Mark, String) {
     let because = because.unwrap_or_default();
     match end {
         End::Succeeded => {
-            let number = text::count(rollout.counts.succeeded, "device");
-            (
-                Mark::Good,
-                format!("done     {number} run {version}, confirmed"),
-            )
+            let run = runs(rollout.counts.succeeded);
+            let proven = match proofs.claimed {
+                0 => "confirmed".to_owned(),
+                claimed => format!("{claimed} of them by their word only"),
+            };
+            (Mark::Good, format!("done     {run} {version}, {proven}"))
         }
         End::NotVerified => (Mark::Bad, format!("not verified: {counts}")),
         End::Failed => (Mark::Bad, format!("failed   {counts}")),

@@ -86,7 +86,7 @@ fn an_update_exits_0_when_the_devices_report_the_new_image_confirmed() {
     let again = server
         .fota(&["update", &name, "--to", "all", "--yes"])
         .exits(0);
-    again.says("already run 1.0.6");
+    again.says("had 1.0.6 already");
     let status = server.fota(&["status"]).exits(0);
     let heading = status.out.lines().next().expect("a heading");
     let columns: Vec<&str> = heading.split_whitespace().collect();

@@ -259,7 +259,7 @@ fn every_other_option_does_its_work_and_teaches_its_command() {
     terminal.answers(PROMPT, "4");
     terminal.answers("Timeout in seconds [300]: ", "soon");
     terminal.answers("Timeout in seconds [300]: ", "60");
-    terminal.sees("1 device run 1.0.6, confirmed");
+    terminal.sees("1 device runs 1.0.6, confirmed");
     terminal.sees("Equivalent command: fota rollout watch --timeout 60s\n");
     terminal.answers(PROMPT, "6");
     terminal.answers("Device ID [ESP32-001]: ", "");
