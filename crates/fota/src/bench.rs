@@ -106,8 +106,12 @@ struct Strategy<'t> {
 
 /// Records each protocol once, then runs the recordings over every link.
 async fn transfer() -> Result<Vec<Row>> {
-    let one_kib = seed(1024).await.context("recording the seed's protocol at 1 KiB")?;
-    let sixteen_kib = seed(16_384).await.context("recording the seed's protocol at 16 KiB")?;
+    let one_kib = seed(1024)
+        .await
+        .context("recording the seed's protocol at 1 KiB")?;
+    let sixteen_kib = seed(16_384)
+        .await
+        .context("recording the seed's protocol at 16 KiB")?;
     let native = native().await.context("recording the native protocol")?;
     let strategy = |name, trace, pause, window_bytes| Strategy {
         name,
@@ -117,15 +121,32 @@ async fn transfer() -> Result<Vec<Row>> {
     };
     let none = Duration::ZERO;
     let strategies = [
-        strategy("seed 1 KiB, 2 s timer", &one_kib, SEED_PAUSE, LWIP_WINDOW_BYTES),
-        strategy("seed 16 KiB, 2 s timer", &sixteen_kib, SEED_PAUSE, LWIP_WINDOW_BYTES),
+        strategy(
+            "seed 1 KiB, 2 s timer",
+            &one_kib,
+            SEED_PAUSE,
+            LWIP_WINDOW_BYTES,
+        ),
+        strategy(
+            "seed 16 KiB, 2 s timer",
+            &sixteen_kib,
+            SEED_PAUSE,
+            LWIP_WINDOW_BYTES,
+        ),
         strategy("seed 1 KiB, no timer", &one_kib, none, LWIP_WINDOW_BYTES),
-        strategy("seed 16 KiB, no timer", &sixteen_kib, none, LWIP_WINDOW_BYTES),
+        strategy(
+            "seed 16 KiB, no timer",
+            &sixteen_kib,
+            none,
+            LWIP_WINDOW_BYTES,
+        ),
         strategy("native", &native, none, LWIP_WINDOW_BYTES),
         strategy("native, 32 KiB window", &native, none, WIDE_WINDOW_BYTES),
     ];
     let links = [SimLink::LAN, SimLink::WAN, SimLink::LTE_M, SimLink::NB_IOT];
-    let rows = links.iter().flat_map(|link| strategies.iter().map(|one| one.over(*link)));
+    let rows = links
+        .iter()
+        .flat_map(|link| strategies.iter().map(|one| one.over(*link)));
     Ok(rows.collect())
 }
 
@@ -217,7 +238,8 @@ async fn seed(chunk_bytes: u64) -> Result<Trace> {
         "chunk_size": chunk_bytes, "firmware_data": STANDARD.encode(&image),
     });
     let api = SeedServer::new(&bench.url(), None)?;
-    api.post("/api/cloud/fota/upload", &upload.to_string()).await?;
+    api.post("/api/cloud/fota/upload", &upload.to_string())
+        .await?;
     let id = DEVICE.parse().context("a device id")?;
     let sizes = (IMAGE_BYTES, chunk_bytes);
     let trace = record_seed(bench.server.addr, id, Psk(PSK), factory()?, sizes).await?;
@@ -261,7 +283,14 @@ fn for_people(rows: &[Row]) -> String {
             seconds(first.limit_ms),
         );
         let cells: Vec<_> = of_link.iter().map(Row::cells).collect();
-        let heading = ["", "TIME", "x LIMIT", "BYTES ON THE WIRE", "x IMAGE", "REQUESTS"];
+        let heading = [
+            "",
+            "TIME",
+            "x LIMIT",
+            "BYTES ON THE WIRE",
+            "x IMAGE",
+            "REQUESTS",
+        ];
         out += &text::table(&heading, &cells);
     }
     out + "\nMost of the seed's time is its own 2 s timer: compare with the rows without it.\n\

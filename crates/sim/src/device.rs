@@ -132,9 +132,13 @@ impl SimDevice {
         link: LiveLink,
         console: Console,
     ) -> Self {
-        let dice = config.id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let dice = config
+            .id
+            .as_str()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         Self {
             config,
             client,
@@ -210,7 +214,11 @@ impl SimDevice {
 
     fn announce(&self, started: &board::Started) {
         let firmware = &started.firmware;
-        let slot = started.boot.slot.ota_index().unwrap_or(fota_device::FACTORY);
+        let slot = started
+            .boot
+            .slot
+            .ota_index()
+            .unwrap_or(fota_device::FACTORY);
         self.say(format_args!(
             "boot: ota_{slot}, {} {}, after {:?}",
             firmware.project, firmware.version, started.reset

@@ -117,7 +117,8 @@ impl Fleet {
             Protocol::Native => {
                 let client = client.for_device(id.as_str());
                 let link = config.link.live(config.speed);
-                let device = SimDevice::new(config.native(id), client, board, link, console.clone());
+                let device =
+                    SimDevice::new(config.native(id), client, board, link, console.clone());
                 self.devices.spawn(async move {
                     sleep(delay).await;
                     device.run().await

@@ -141,7 +141,8 @@ impl SeedDevice {
         let started = self.board.start()?;
         self.announce(&started);
         if started.firmware.behaviour == Behaviour::CrashesAtBoot {
-            self.console.say(&self.name, "Guru Meditation Error: panic before setup()");
+            self.console
+                .say(&self.name, "Guru Meditation Error: panic before setup()");
             self.board.reset(ResetReason::Panic);
             return Ok(());
         }
@@ -166,7 +167,10 @@ impl SeedDevice {
     fn announce(&self, started: &Started) {
         let firmware = &started.firmware;
         let slot = started.boot.slot.ota_index().unwrap_or(u8::MAX);
-        let line = format!("boot: ota_{slot}, {} {}", firmware.project, firmware.version);
+        let line = format!(
+            "boot: ota_{slot}, {} {}",
+            firmware.project, firmware.version
+        );
         self.console.say(&self.name, line);
         if let Some(message) = &firmware.message {
             self.console.say(&self.name, message);
@@ -202,7 +206,8 @@ impl SeedDevice {
     }
 
     async fn roll_back(&mut self, slots: &Slots, reason: &str) -> bool {
-        self.console.say(&self.name, format_args!("rollback: {reason}"));
+        self.console
+            .say(&self.name, format_args!("rollback: {reason}"));
         match slots.switch() {
             Ok(()) => {
                 self.post_status(&serde_json::json!({"rollback": true, "error": reason}))
@@ -220,18 +225,24 @@ impl SeedDevice {
 
     async fn update(&mut self, slots: &Slots, manifest: Manifest) -> bool {
         let (version, chunks) = (manifest.version.clone(), manifest.chunks());
-        let line = format!("update to {version}: {} bytes in {chunks} chunks", manifest.size);
+        let line = format!(
+            "update to {version}: {} bytes in {chunks} chunks",
+            manifest.size
+        );
         self.console.say(&self.name, line);
         match self.install(slots, &manifest).await {
             Ok(()) => {
                 self.console.say(&self.name, "verified, restarting");
-                self.post_status(&serde_json::json!({"verified": true})).await;
-                let status = serde_json::json!({"boot_status": "pending_reboot", "new_version": version});
+                self.post_status(&serde_json::json!({"verified": true}))
+                    .await;
+                let status =
+                    serde_json::json!({"boot_status": "pending_reboot", "new_version": version});
                 self.post_status(&status).await;
                 true
             }
             Err(error) => {
-                self.console.say(&self.name, format_args!("update failed: {error}"));
+                self.console
+                    .say(&self.name, format_args!("update failed: {error}"));
                 self.post_status(&serde_json::json!({"error": error.to_string()}))
                     .await;
                 self.failed = Some(manifest);
@@ -276,7 +287,8 @@ impl SeedDevice {
     async fn post_status(&self, status: &serde_json::Value) {
         let body = serde_json::json!({ "fota_status": status }).to_string();
         if let Err(error) = self.server.post(STATUS_PATH, &body).await {
-            self.console.say(&self.name, format_args!("status not sent: {error}"));
+            self.console
+                .say(&self.name, format_args!("status not sent: {error}"));
         }
     }
 }

@@ -187,12 +187,21 @@ fn download(
     mut role: impl FnMut(&Exchange) -> Option<Role>,
     last: Role,
 ) -> Vec<(Role, Exchange)> {
-    let roles = exchanges.iter().map(|e| role(e).map(|role| (role, e.clone())));
+    let roles = exchanges
+        .iter()
+        .map(|e| role(e).map(|role| (role, e.clone())));
     let all: Vec<_> = roles.flatten().collect();
     let is_image = |role: Role| matches!(role, Role::Chunk | Role::Stream);
-    let first = all.iter().position(|(role, _)| is_image(*role)).unwrap_or(0);
-    let poll = all[..first].iter().rposition(|(role, _)| *role == Role::Poll);
-    let end = all.iter().rposition(|(role, _)| *role == last || is_image(*role));
+    let first = all
+        .iter()
+        .position(|(role, _)| is_image(*role))
+        .unwrap_or(0);
+    let poll = all[..first]
+        .iter()
+        .rposition(|(role, _)| *role == Role::Poll);
+    let end = all
+        .iter()
+        .rposition(|(role, _)| *role == last || is_image(*role));
     let range = poll.unwrap_or(first)..end.map_or(0, |end| end + 1);
     all.get(range).unwrap_or_default().to_vec()
 }
@@ -285,7 +294,10 @@ impl<'t> Replay<'t> {
     }
 
     fn start(&mut self, exchange: &Exchange) {
-        if self.connection.is_some_and(|open| open != exchange.connection) {
+        if self
+            .connection
+            .is_some_and(|open| open != exchange.connection)
+        {
             self.flow.connect();
         }
         self.connection = Some(exchange.connection);

@@ -55,7 +55,9 @@ impl Stub {
 
     fn posted(&self, field: &str, value: &Value) -> bool {
         let posts = self.posts.lock().expect("lock");
-        posts.iter().any(|post| post["fota_status"][field] == *value)
+        posts
+            .iter()
+            .any(|post| post["fota_status"][field] == *value)
     }
 }
 
@@ -107,7 +109,9 @@ async fn serve(stub: Stub) -> (Arc<Stub>, String) {
         .route("/api/inverter/fota/status", post(status))
         .route("/api/inverter/fota/rollback-status", get(rollback))
         .with_state(Arc::clone(&stub));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("bind");
     let address = listener.local_addr().expect("address");
     tokio::spawn(async move { axum::serve(listener, routes).await });
     (stub, format!("http://{address}"))
@@ -130,7 +134,13 @@ fn device(server: &str, console: Console) -> SeedDevice {
 
 /// Lives on until the console has said `line`.
 async fn live_until(mut device: SeedDevice, lines: &Mutex<Vec<String>>, line: &str) -> SeedDevice {
-    let said = || lines.lock().expect("lock").iter().any(|said| said.contains(line));
+    let said = || {
+        lines
+            .lock()
+            .expect("lock")
+            .iter()
+            .any(|said| said.contains(line))
+    };
     let life = async {
         while !said() {
             tokio::select! {
@@ -139,9 +149,11 @@ async fn live_until(mut device: SeedDevice, lines: &Mutex<Vec<String>>, line: &s
             }
         }
     };
-    timeout(Duration::from_secs(30), life).await.unwrap_or_else(|_| {
-        panic!("no {line:?} in {:?}", lines.lock().expect("lock"));
-    });
+    timeout(Duration::from_secs(30), life)
+        .await
+        .unwrap_or_else(|_| {
+            panic!("no {line:?} in {:?}", lines.lock().expect("lock"));
+        });
     device
 }
 

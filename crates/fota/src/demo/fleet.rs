@@ -93,7 +93,13 @@ impl Devices {
         Ok(devices)
     }
 
-    fn add_seed(&mut self, url: &str, id: String, factory: &SimFlash, pace: Pace) -> anyhow::Result<()> {
+    fn add_seed(
+        &mut self,
+        url: &str,
+        id: String,
+        factory: &SimFlash,
+        pace: Pace,
+    ) -> anyhow::Result<()> {
         let config = SeedConfig {
             poll: Duration::from_millis(1500),
             // Not the original's two seconds: the story would take two minutes longer.
@@ -127,7 +133,10 @@ impl Devices {
         let mut link = link.live(pace.speed);
         if id == LOSES_WIFI {
             let offline = Duration::from_millis(1200);
-            link.add_fault(Fault::Cut { at: CUT_AT, offline });
+            link.add_fault(Fault::Cut {
+                at: CUT_AT,
+                offline,
+            });
         }
         if is_night {
             self.night.push(link.off_switch());

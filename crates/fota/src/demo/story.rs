@@ -8,8 +8,8 @@ use fota_client::{Client, DeviceFilter};
 use fota_proto::{
     AttemptState, RollbackCause,
     manager::{
-        Attempt, Device, Presence, Release, ReleaseUpload, RollbackRequest, RollbackState,
-        Rollout, RolloutDetail, RolloutRequest, RolloutState,
+        Attempt, Device, Presence, Release, ReleaseUpload, RollbackRequest, RollbackState, Rollout,
+        RolloutDetail, RolloutRequest, RolloutState,
     },
 };
 use fota_sim::seed_device::Server as SeedServer;
@@ -27,6 +27,11 @@ use super::{
 use crate::{output::to_stdout, text};
 use fota_image::Grouped;
 
+/// Room for the text of a line, behind its indent.
+const COLUMNS: usize = 76;
+/// Least time between two lines about how far a rollout is.
+const NEWS_EVERY: Duration = Duration::from_secs(3);
+
 /// The story as it is told.
 pub struct Story<'w> {
     world: &'w mut World,
@@ -34,6 +39,9 @@ pub struct Story<'w> {
     watch: Watch,
     patience: Duration,
     started: Instant,
+    /// The rollout under way, and what was last said of it.
+    following: Option<i64>,
+    said: (Instant, String),
     /// What the steps leave for the summary.
     rows: Vec<Vec<String>>,
 }
@@ -48,6 +56,8 @@ impl<'w> Story<'w> {
             client,
             patience: pace.patience,
             started: Instant::now(),
+            following: None,
+            said: (Instant::now(), String::new()),
             rows: Vec::new(),
         }
     }
@@ -55,18 +65,28 @@ impl<'w> Story<'w> {
     /// Tells all of it.
     pub async fn tell(mut self) -> Result<()> {
         self.introduce();
-        self.devices_appear().await.context("step 1: the devices appear")?;
+        self.devices_appear()
+            .await
+            .context("step 1: the devices appear")?;
         let bad = self.upload("2", BAD).await.context("step 2: upload")?;
         self.canary(&bad).await.context("step 3: the canary")?;
         self.sleepers(true);
         let rollout = self.to_everybody(&bad).await.context("step 3: everybody")?;
-        self.lost_wifi(rollout.id).await.context("step 4: lost Wi-Fi")?;
-        self.crash_loop(rollout.id).await.context("step 5: crash loop")?;
-        self.limit_pauses(&rollout).await.context("step 6: the failure limit")?;
+        self.lost_wifi(rollout.id)
+            .await
+            .context("step 4: lost Wi-Fi")?;
+        self.crash_loop(rollout.id)
+            .await
+            .context("step 5: crash loop")?;
+        self.limit_pauses(&rollout)
+            .await
+            .context("step 6: the failure limit")?;
         self.operator_rollback().await.context("step 7: rollback")?;
         let good = self.upload("8", GOOD).await.context("step 8: upload")?;
         self.sleepers(false);
-        self.convergence(&good).await.context("step 8: convergence")?;
+        self.convergence(&good)
+            .await
+            .context("step 8: convergence")?;
         self.summary().await.context("step 9: summary")
     }
 
@@ -84,19 +104,34 @@ impl<'w> Story<'w> {
     }
 
     async fn devices_appear(&mut self) -> Result<()> {
-        heading("1", &format!("{} devices on {FACTORY} appear", self.world.count));
+        heading(
+            "1",
+            &format!("{} devices on {FACTORY} appear", self.world.count),
+        );
         command("fota status");
         let count = self.world.count as usize;
         let devices = self
-            .until("all devices online on the factory version", async |client| {
-                let devices = devices(client).await?;
-                let here = devices.iter().filter(|device| is_online_on(device, FACTORY)).count();
-                Ok((here == count).then_some(devices))
-            })
+            .until(
+                "all devices online on the factory version",
+                async |client| {
+                    let devices = devices(client).await?;
+                    let here = devices
+                        .iter()
+                        .filter(|device| is_online_on(device, FACTORY))
+                        .count();
+                    Ok((here == count).then_some(devices))
+                },
+            )
             .await?;
-        let seed: Vec<_> = devices.iter().filter(|device| device.protocol == "seed").collect();
-        seen(&format!("{count} online, all on {FACTORY}; {} speak the seed's API: {}", seed.len(),
-            ids(&seed)));
+        let seed: Vec<_> = devices
+            .iter()
+            .filter(|device| device.protocol == "seed")
+            .collect();
+        seen(&format!(
+            "{count} online, all on {FACTORY}; {} speak the seed's API: {}",
+            seed.len(),
+            ids(&seed)
+        ));
         Ok(())
     }
 
@@ -104,11 +139,16 @@ impl<'w> Story<'w> {
         heading(step, &format!("upload {version}"));
         let file = self.world.image_file(version);
         command(&format!("fota upload {}", file.display()));
-        let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let bytes =
+            std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let options = ReleaseUpload::default();
         let release = self.client.upload(bytes.into(), &options, |_| {}).await?;
         if (release.version.as_str(), release.bytes) != (version, IMAGE_BYTES) {
-            bail!("the server took it as {} of {} bytes", release.version, release.bytes);
+            bail!(
+                "the server took it as {} of {} bytes",
+                release.version,
+                release.bytes
+            );
         }
         seen(&format!(
             "a real, valid {} image of {} bytes, sha256 {} (its code is noise)",
@@ -125,15 +165,22 @@ impl<'w> Story<'w> {
         command(&format!("fota group add canary {CANARY}"));
         command(&format!("fota update {BAD} --to group:canary"));
         self.client.create_group("canary").await?;
-        self.client.add_to_group("canary", vec![CANARY.to_owned()]).await?;
+        self.client
+            .add_to_group("canary", vec![CANARY.to_owned()])
+            .await?;
         let rollout = self.start(release, "group:canary", None).await?;
         let done = self.complete(rollout.id, 1).await?;
         let device = self.client.device(CANARY).await?;
         if !runs_confirmed(&device, BAD) || device.elf_sha256 != release.elf_sha256 {
             bail!("{CANARY} reports {:?}", device.version);
         }
-        let elf = device.elf_sha256.map(|elf| elf.short().to_string()).unwrap_or_default();
-        seen(&format!("{CANARY} itself reports {BAD}, confirmed, image digest {elf}"));
+        let elf = device
+            .elf_sha256
+            .map(|elf| elf.short().to_string())
+            .unwrap_or_default();
+        seen(&format!(
+            "{CANARY} itself reports {BAD}, confirmed, image digest {elf}"
+        ));
         self.row(&done.rollout, "canary");
         Ok(())
     }
@@ -147,7 +194,9 @@ impl<'w> Story<'w> {
 
     async fn to_everybody(&mut self, release: &Release) -> Result<Rollout> {
         command(&format!("fota update {BAD} --to all --max-failures 1"));
-        let asleep: Vec<_> = (self.world.count - NIGHT_DEVICES + 1..=self.world.count).map(name).collect();
+        let asleep: Vec<_> = (self.world.count - NIGHT_DEVICES + 1..=self.world.count)
+            .map(name)
+            .collect();
         let rollout = self.start(release, "all", Some(1)).await?;
         seen(&format!(
             "r-{} started for all; {} are switched off and just wait",
@@ -161,23 +210,35 @@ impl<'w> Story<'w> {
         heading("4", &format!("{LOSES_WIFI} loses its Wi-Fi at 40 %"));
         command(&format!("fota device events {LOSES_WIFI}"));
         let attempt = self
-            .until("the device to end its update in two requests", async |client| {
-                let detail = client.rollout(rollout).await?;
-                let attempt = attempt_of(&detail, LOSES_WIFI);
-                Ok(attempt.filter(|attempt| attempt.state.is_end()).cloned())
-            })
+            .until(
+                "the device to end its update in two requests",
+                async |client| {
+                    let detail = client.rollout(rollout).await?;
+                    let attempt = attempt_of(&detail, LOSES_WIFI);
+                    Ok(attempt.filter(|attempt| attempt.state.is_end()).cloned())
+                },
+            )
             .await?;
         if attempt.state != AttemptState::Succeeded || attempt.requests != 2 {
-            bail!("it ended {} after {} requests", attempt.state, attempt.requests);
+            bail!(
+                "it ended {} after {} requests",
+                attempt.state,
+                attempt.requests
+            );
         }
         let progress = self.watch.progress_of(LOSES_WIFI);
-        let offset = progress.iter().copied().filter(|bytes| *bytes <= CUT_AT).max().unwrap_or(0);
+        let offset = progress
+            .iter()
+            .copied()
+            .filter(|bytes| *bytes <= CUT_AT)
+            .max()
+            .unwrap_or(0);
         let repeated = CUT_AT - offset;
         if !progress.is_sorted() || offset < CUT_AT - 4096 {
             bail!("cut at byte {CUT_AT}, then it was seen at {progress:?}");
         }
         seen(&format!(
-            "cut at byte {}, resumed at byte {}: {repeated} bytes fetched twice,\n   \
+            "cut at byte {}, resumed at byte {}: {repeated} bytes fetched twice, \
              {} requests in all, and it succeeded",
             Grouped(CUT_AT),
             Grouped(offset),
@@ -187,12 +248,16 @@ impl<'w> Story<'w> {
     }
 
     async fn crash_loop(&mut self, rollout: i64) -> Result<()> {
-        heading("5", &format!("{BAD} panics on {CRASHES}; its bootloader goes back"));
+        heading(
+            "5",
+            &format!("{BAD} panics on {CRASHES}; its bootloader goes back"),
+        );
         command(&format!("fota device show {CRASHES}"));
         let (attempt, device) = self
             .until("the device back on the factory version", async |client| {
                 let detail = client.rollout(rollout).await?;
-                let Some(attempt) = attempt_of(&detail, CRASHES).filter(|a| a.state.is_end()) else {
+                let Some(attempt) = attempt_of(&detail, CRASHES).filter(|a| a.state.is_end())
+                else {
                     return Ok(None);
                 };
                 let device = client.device(CRASHES).await?;
@@ -203,7 +268,10 @@ impl<'w> Story<'w> {
         if attempt.state != back || !runs_confirmed(&device, FACTORY) {
             bail!("it ended {} and runs {:?}", attempt.state, device.version);
         }
-        seen(&format!("{CRASHES} is on {FACTORY} again, attempt {}", attempt.state));
+        seen(&format!(
+            "{CRASHES} is on {FACTORY} again, attempt {}",
+            attempt.state
+        ));
         if let Some(why) = &attempt.explanation {
             seen(why);
         }
@@ -214,13 +282,16 @@ impl<'w> Story<'w> {
         heading("6", "the failure limit pauses the rollout by itself");
         command(&format!("fota rollout show r-{}", rollout.id));
         let detail = self
-            .until("the rollout paused and nobody in the middle", async |client| {
-                let detail = client.rollout(rollout.id).await?;
-                let counts = detail.rollout.counts;
-                let quiet = counts.updating == 0 && counts.trial == 0;
-                let paused = detail.rollout.state == RolloutState::Paused;
-                Ok((paused && quiet).then_some(detail))
-            })
+            .until(
+                "the rollout paused and nobody in the middle",
+                async |client| {
+                    let detail = client.rollout(rollout.id).await?;
+                    let counts = detail.rollout.counts;
+                    let quiet = counts.updating == 0 && counts.trial == 0;
+                    let paused = detail.rollout.state == RolloutState::Paused;
+                    Ok((paused && quiet).then_some(detail))
+                },
+            )
             .await?;
         let counts = detail.rollout.counts;
         if counts.waiting != u64::from(NIGHT_DEVICES) || counts.rolled_back != 1 {
@@ -229,7 +300,11 @@ impl<'w> Story<'w> {
         seen(&format!(
             "r-{} is paused: {}",
             rollout.id,
-            detail.rollout.reason.as_deref().unwrap_or("no reason given")
+            detail
+                .rollout
+                .reason
+                .as_deref()
+                .unwrap_or("no reason given")
         ));
         seen(&text_of_counts(&detail));
         self.row(&detail.rollout, "all");
@@ -237,10 +312,13 @@ impl<'w> Story<'w> {
     }
 
     async fn operator_rollback(&mut self) -> Result<()> {
+        self.following = None;
         heading("7", &format!("the operator sends everybody on {BAD} back"));
         self.seed_rollback().await?;
         let before = self.on(BAD).await?;
-        command(&format!("fota rollback all --release {BAD} --reason \"{BAD} panics\" --confirm all"));
+        command(&format!(
+            "fota rollback all --release {BAD} --reason \"{BAD} panics\" --confirm all"
+        ));
         let request = RollbackRequest {
             to: vec!["all".to_owned()],
             release: Some(BAD.to_owned()),
@@ -248,8 +326,12 @@ impl<'w> Story<'w> {
         };
         let accepted = self.client.roll_back(&request).await?;
         if accepted.orders.len() != before.len() {
-            bail!("{} orders for {} devices; left out: {:?}", accepted.orders.len(), before.len(),
-                accepted.excluded);
+            bail!(
+                "{} orders for {} devices; left out: {:?}",
+                accepted.orders.len(),
+                before.len(),
+                accepted.excluded
+            );
         }
         self.until("nobody on the bad version", async |client| {
             let devices = devices(client).await?;
@@ -262,7 +344,10 @@ impl<'w> Story<'w> {
         })
         .await?;
         let blocked = devices(&self.client).await?;
-        let blocked = blocked.iter().filter(|d| d.blocked.iter().any(|v| v == BAD)).count();
+        let blocked = blocked
+            .iter()
+            .filter(|d| d.blocked.iter().any(|v| v == BAD))
+            .count();
         seen(&format!(
             "{} more went back without a download; {BAD} is now blocked on {blocked} devices",
             before.len()
@@ -278,14 +363,23 @@ impl<'w> Story<'w> {
         command(&format!("curl -X POST {host}{path} \\"));
         say("       -H \"Content-Type: application/json\" \\");
         say(&format!("       -d '{body}'"));
-        let answer = SeedServer::new(&self.world.url(), None)?.post(path, &body).await?;
-        let device = self
-            .until("the seed device back on the factory version", async |client| {
-                let device = client.device(SEED_DEVICE).await?;
-                Ok((device.version.as_deref() == Some(FACTORY)).then_some(device))
-            })
+        let answer = SeedServer::new(&self.world.url(), None)?
+            .post(path, &body)
             .await?;
-        seen(&format!("answer: {}", String::from_utf8_lossy(&answer)));
+        let device = self
+            .until(
+                "the seed device back on the factory version",
+                async |client| {
+                    let device = client.device(SEED_DEVICE).await?;
+                    Ok((device.version.as_deref() == Some(FACTORY)).then_some(device))
+                },
+            )
+            .await?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer).context("its answer")?;
+        seen(&format!(
+            "success: {}, message: {}",
+            answer["success"], answer["message"]
+        ));
         seen(&format!(
             "{SEED_DEVICE} (it speaks the {} protocol) is on {FACTORY} again",
             device.protocol
@@ -299,11 +393,16 @@ impl<'w> Story<'w> {
         let count = u64::from(self.world.count);
         let done = self.complete(rollout.id, count).await?;
         let devices = devices(&self.client).await?;
-        let on = devices.iter().filter(|device| runs_confirmed(device, GOOD)).count();
+        let on = devices
+            .iter()
+            .filter(|device| runs_confirmed(device, GOOD))
+            .count();
         if on as u64 != count {
             bail!("only {on} of {count} devices report {GOOD}, confirmed");
         }
-        seen(&format!("{on} of {count} devices report {GOOD}, the switched-off ones too"));
+        seen(&format!(
+            "{on} of {count} devices report {GOOD}, the switched-off ones too"
+        ));
         self.row(&done.rollout, "all");
         Ok(())
     }
@@ -312,11 +411,26 @@ impl<'w> Story<'w> {
         heading("9", "summary");
         let mut versions: BTreeMap<String, u32> = BTreeMap::new();
         for device in devices(&self.client).await? {
-            *versions.entry(device.version.unwrap_or_default()).or_default() += 1;
+            *versions
+                .entry(device.version.unwrap_or_default())
+                .or_default() += 1;
         }
-        let head = ["ROLLOUT", "RELEASE", "TO", "STATE", "DONE", "BACK", "WAITING", "BYTES SENT", "TIME"];
+        let head = [
+            "ROLLOUT",
+            "RELEASE",
+            "TO",
+            "STATE",
+            "DONE",
+            "BACK",
+            "WAITING",
+            "BYTES SENT",
+            "TIME",
+        ];
         say(&text::table(&head, &self.rows));
-        let versions: Vec<_> = versions.iter().map(|(v, n)| format!("{n} on {v}")).collect();
+        let versions: Vec<_> = versions
+            .iter()
+            .map(|(v, n)| format!("{n} on {v}"))
+            .collect();
         say(&format!(
             "Fleet: {}. The whole story took {:.1} s.\nSee {}",
             versions.join(", "),
@@ -326,7 +440,12 @@ impl<'w> Story<'w> {
         Ok(())
     }
 
-    async fn start(&self, release: &Release, to: &str, failures_max: Option<u32>) -> Result<Rollout> {
+    async fn start(
+        &mut self,
+        release: &Release,
+        to: &str,
+        failures_max: Option<u32>,
+    ) -> Result<Rollout> {
         let request = RolloutRequest {
             release: release.id.to_string(),
             to: vec![to.to_owned()],
@@ -336,7 +455,27 @@ impl<'w> Story<'w> {
             allow_product_change: false,
             idempotency_key: None,
         };
-        Ok(self.client.start_rollout(&request).await?)
+        let rollout = self.client.start_rollout(&request).await?;
+        self.following = Some(rollout.id);
+        self.said.0 = Instant::now();
+        Ok(rollout)
+    }
+
+    /// Says now and then how far the rollout is.
+    async fn tell_news(&mut self) -> Result<()> {
+        let Some(rollout) = self
+            .following
+            .filter(|_| self.said.0.elapsed() >= NEWS_EVERY)
+        else {
+            return Ok(());
+        };
+        let detail = self.client.rollout(rollout).await?;
+        let news = format!("… r-{rollout}: {}", text_of_counts(&detail));
+        if self.said.1 != news {
+            seen(&news);
+        }
+        self.said = (Instant::now(), news);
+        Ok(())
     }
 
     /// Waits until a rollout is complete with this many devices on the release.
@@ -349,7 +488,11 @@ impl<'w> Story<'w> {
             .await?;
         let is_complete = detail.rollout.state == RolloutState::Complete;
         if !is_complete || detail.rollout.counts.succeeded != succeeded {
-            bail!("it is {:?}: {}", detail.rollout.state, text_of_counts(&detail));
+            bail!(
+                "it is {:?}: {}",
+                detail.rollout.state,
+                text_of_counts(&detail)
+            );
         }
         Ok(detail)
     }
@@ -383,16 +526,18 @@ impl<'w> Story<'w> {
         what: &str,
         mut look: impl AsyncFnMut(&Client) -> Result<Option<T>>,
     ) -> Result<T> {
+        let patience = self.patience;
         let looking = async {
             loop {
                 if let Some(found) = look(&self.client).await? {
                     return Ok(found);
                 }
                 self.watch.next_event().await;
+                self.tell_news().await?;
             }
         };
-        let seconds = self.patience.as_secs();
-        let found = timeout(self.patience, looking).await;
+        let seconds = patience.as_secs();
+        let found = timeout(patience, looking).await;
         found.with_context(|| format!("waited {seconds} s for {what}"))?
     }
 }
@@ -411,7 +556,10 @@ fn runs_confirmed(device: &Device, version: &str) -> bool {
 }
 
 fn attempt_of<'a>(detail: &'a RolloutDetail, device: &str) -> Option<&'a Attempt> {
-    detail.attempts.iter().find(|attempt| attempt.device == device)
+    detail
+        .attempts
+        .iter()
+        .find(|attempt| attempt.device == device)
 }
 
 fn text_of_counts(detail: &RolloutDetail) -> String {
@@ -426,7 +574,9 @@ fn text_of_counts(detail: &RolloutDetail) -> String {
         (counts.ended, "ended"),
     ];
     let parts = all.iter().filter(|(count, _)| *count > 0);
-    let parts: Vec<_> = parts.map(|(count, what)| format!("{count} {what}")).collect();
+    let parts: Vec<_> = parts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
     parts.join(", ")
 }
 
@@ -445,8 +595,20 @@ fn command(text: &str) {
     say(&format!("   $ {text}"));
 }
 
+/// What was observed, in lines that fit 80 columns.
 fn seen(text: &str) {
-    say(&format!("   {}", text));
+    let mut line = String::new();
+    for word in text::plain(text).split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > COLUMNS {
+            say(&format!("   {line}"));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    say(&format!("   {line}"));
 }
 
 fn say(text: &str) {

@@ -24,13 +24,18 @@ pub struct Watch {
 impl Watch {
     /// Listens from now on.
     pub fn start(client: &Client) -> Self {
-        let (events, news) = (Arc::<Mutex<Vec<Event>>>::default(), Arc::<Notify>::default());
+        let (events, news) = (
+            Arc::<Mutex<Vec<Event>>>::default(),
+            Arc::<Notify>::default(),
+        );
         let (keep, tell) = (Arc::clone(&events), Arc::clone(&news));
         let mut stream = client.event_stream(None, None);
         let task = tokio::spawn(async move {
             while let Ok(incoming) = stream.next().await {
                 if let Incoming::Event(event) = incoming {
-                    keep.lock().unwrap_or_else(PoisonError::into_inner).push(*event);
+                    keep.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(*event);
                 }
                 tell.notify_one();
             }

@@ -142,7 +142,10 @@ impl Life<'_> {
             Err(error) => return self.lost(error),
         };
         Counters::add(&self.counters.downloads, 1);
-        self.say(format_args!("download from byte {} of {}", part.from, part.bytes));
+        self.say(format_args!(
+            "download from byte {} of {}",
+            part.from, part.bytes
+        ));
         let mut reporter = Reporter::new(self.config, part);
         loop {
             let position = blob.position();
@@ -184,7 +187,10 @@ impl Life<'_> {
         }
         if reporter.is_due(position) {
             let (client, message) = (self.client.clone(), self.message());
-            reporter.sent(position, tokio::spawn(async move { client.check_in(&message).await }));
+            reporter.sent(
+                position,
+                tokio::spawn(async move { client.check_in(&message).await }),
+            );
         }
         None
     }

@@ -125,7 +125,10 @@ impl LiveLink {
     }
 
     fn is_up(&mut self) -> Result<(), NetworkDown> {
-        if self.offline_until.is_some_and(|until| Instant::now() >= until) {
+        if self
+            .offline_until
+            .is_some_and(|until| Instant::now() >= until)
+        {
             self.offline_until = None;
         }
         let down = self.offline_until.is_some() || self.switched_off.load(Ordering::Relaxed);

@@ -51,8 +51,14 @@ impl Server {
         if authority.is_empty() || authority.contains(['/', '@', ' ', '\r', '\n']) {
             return Err(wrong());
         }
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let address = if has_port { authority.clone() } else { format!("{authority}:80") };
+        let has_port = authority
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = if has_port {
+            authority.clone()
+        } else {
+            format!("{authority}:80")
+        };
         Ok(Self {
             authority,
             address,
@@ -70,7 +76,12 @@ impl Server {
         self.request("POST", path, Some(body)).await
     }
 
-    async fn request(&self, method: &str, path: &str, body: Option<&str>) -> Result<Vec<u8>, HttpError> {
+    async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> Result<Vec<u8>, HttpError> {
         let mut message = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: ESP32HTTPClient\r\n\
              Connection: close\r\nAccept-Encoding: identity;q=1,chunked;q=0.1,*;q=0\r\n",
@@ -113,7 +124,11 @@ async fn exchange(address: &str, message: &[u8]) -> Result<Vec<u8>, HttpError> {
     Ok(bytes[head.bytes..end].to_vec())
 }
 
-async fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>, max: usize) -> Result<(), HttpError> {
+async fn read_more(
+    stream: &mut TcpStream,
+    bytes: &mut Vec<u8>,
+    max: usize,
+) -> Result<(), HttpError> {
     if bytes.len() >= max {
         return Err(HttpError::NotHttp);
     }
@@ -160,7 +175,13 @@ mod tests {
 
     #[test]
     fn only_plain_http_addresses_are_taken() {
-        for bad in ["https://x", "x:80", "http://", "http://a/b", "http://a\r\nX: y"] {
+        for bad in [
+            "https://x",
+            "x:80",
+            "http://",
+            "http://a/b",
+            "http://a\r\nX: y",
+        ] {
             assert!(Server::new(bad, None).is_err(), "{bad}");
         }
         let server = Server::new("http://localhost:8080/", None).expect("valid");
@@ -175,7 +196,11 @@ mod tests {
         let head = Head::parse(complete).expect("http").expect("complete");
         assert_eq!((head.bytes, head.status, head.body_bytes), (38, 200, 2));
         assert!(matches!(Head::parse(b"HTTP/1.1 200 OK\r\n"), Ok(None)));
-        for bad in [&b"HTTP/1.1 200 OK\r\n\r\n"[..], b"SSH-2.0\r\n\r\n", b"\xff\r\n\r\n"] {
+        for bad in [
+            &b"HTTP/1.1 200 OK\r\n\r\n"[..],
+            b"SSH-2.0\r\n\r\n",
+            b"\xff\r\n\r\n",
+        ] {
             assert!(Head::parse(bad).is_err());
         }
     }

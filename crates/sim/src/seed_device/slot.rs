@@ -117,7 +117,11 @@ impl Slots {
         let entries = [self.entry(0)?, self.entry(1)?];
         let active = otadata::active(&entries);
         let current = active.map(|index| entries[index].seq);
-        let state = if self.rollback { State::New } else { State::Undefined };
+        let state = if self.rollback {
+            State::New
+        } else {
+            State::Undefined
+        };
         let seq = otadata::next_seq(current, number, self.layout.count());
         let index = active.map_or(0, |index| 1 - index);
         self.write_entry(index, &Entry::new(seq, state))
@@ -136,7 +140,11 @@ impl Slots {
 
     fn entry(&self, index: usize) -> Result<Entry, SlotError> {
         let mut bytes = [0; ENTRY_BYTES];
-        Source::read(&mut self.flash.clone(), self.entry_offset(index), &mut bytes)?;
+        Source::read(
+            &mut self.flash.clone(),
+            self.entry_offset(index),
+            &mut bytes,
+        )?;
         Ok(Entry::parse(&bytes))
     }
 
@@ -190,7 +198,10 @@ impl Writer {
             return Err(SlotError::Length { found, said });
         }
         let digest: [u8; 32] = self.hasher.finalize().into();
-        if !fota_proto::Sha256(digest).to_string().eq_ignore_ascii_case(sha256) {
+        if !fota_proto::Sha256(digest)
+            .to_string()
+            .eq_ignore_ascii_case(sha256)
+        {
             return Err(SlotError::Hash);
         }
         let head = padded(&self.head);
@@ -205,9 +216,14 @@ impl Writer {
         }
         let at = self.region.offset + self.written;
         self.erase_to(self.written + bytes.len() as u32)?;
-        let skip = if self.written == 0 { HEAD_BYTES.min(bytes.len()) } else { 0 };
+        let skip = if self.written == 0 {
+            HEAD_BYTES.min(bytes.len())
+        } else {
+            0
+        };
         self.head.extend_from_slice(&bytes[..skip]);
-        self.flash.write(at + skip as u32, &padded(&bytes[skip..]))?;
+        self.flash
+            .write(at + skip as u32, &padded(&bytes[skip..]))?;
         self.written += bytes.len() as u32;
         Ok(())
     }

@@ -115,8 +115,8 @@ impl Chunk {
             let found = self.number;
             return Err(ChunkError::Number { asked, found });
         }
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&psk.0)
-            .expect("HMAC takes a key of any length");
+        let mut mac =
+            Hmac::<sha2::Sha256>::new_from_slice(&psk.0).expect("HMAC takes a key of any length");
         mac.update(&self.data);
         mac.verify_slice(&self.mac).map_err(|_| ChunkError::Mac)?;
         Ok(self.data)
@@ -252,7 +252,10 @@ mod tests {
         let largest = reply(0, &[7; 18_750], VECTOR_MACS[0]);
         assert!(parse_chunk(&largest).is_ok());
         let too_large = reply(0, &[7; 18_751], VECTOR_MACS[0]);
-        assert_eq!(parse_chunk(&too_large), Err(ChunkError::Base64Length(25_004)));
+        assert_eq!(
+            parse_chunk(&too_large),
+            Err(ChunkError::Base64Length(25_004))
+        );
     }
 
     #[test]
@@ -260,10 +263,16 @@ mod tests {
         let body = reply(0, b"four", VECTOR_MACS[0]);
         let text = String::from_utf8(body).expect("text");
         let cases = [
-            (text.replace(r#""size":4"#, r#""size":5"#), ChunkError::Size { said: 5, found: 4 }),
+            (
+                text.replace(r#""size":4"#, r#""size":5"#),
+                ChunkError::Size { said: 5, found: 4 },
+            ),
             (text.replace("979c", "979C"), ChunkError::MacForm),
             (text.replace("979c", ""), ChunkError::MacForm),
-            (text.replace(r#""size":4"#, r#""size":-1"#), ChunkError::NotAChunk),
+            (
+                text.replace(r#""size":4"#, r#""size":-1"#),
+                ChunkError::NotAChunk,
+            ),
             (text.replace("==", "=?"), ChunkError::NotBase64),
             ("{}".to_owned(), ChunkError::NotAChunk),
             ("[]".to_owned(), ChunkError::NotAChunk),
@@ -281,7 +290,10 @@ mod tests {
         let body = br#"{"fota":{"manifest":{"version":"1.0.6","size":1065968,"hash":"00",
             "chunk_size":16384,"uploaded_at":"2026-11-23T12:33:26.908185"}}}"#;
         let manifest = parse_manifest(body).expect("an offer");
-        assert_eq!((manifest.chunks(), manifest.version.as_str()), (66, "1.0.6"));
+        assert_eq!(
+            (manifest.chunks(), manifest.version.as_str()),
+            (66, "1.0.6")
+        );
         let small = Manifest {
             chunk_size: 1024,
             ..manifest

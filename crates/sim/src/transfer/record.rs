@@ -63,7 +63,10 @@ pub async fn record_native(
     device.board().flash().with(SimFlash::start_log);
     let lived = timeout(PATIENCE, device.live_once()).await;
     lived.map_err(|_| RecordError::NoUpdate)??;
-    let (exchanges, log) = (recorder.take(), device.board().flash().with(|f| f.log().to_vec()));
+    let (exchanges, log) = (
+        recorder.take(),
+        device.board().flash().with(|f| f.log().to_vec()),
+    );
     let work = flash_work(&log, Board::slots()[1]);
     Ok(Trace::native(&exchanges, work, image_bytes))
 }
@@ -88,8 +91,10 @@ pub async fn record_seed(
     device.board().flash().with(SimFlash::start_log);
     let lived = timeout(PATIENCE, device.live_once()).await;
     lived.map_err(|_| RecordError::NoUpdate)??;
-    let (exchanges, log): (Vec<Exchange>, _) =
-        (recorder.take(), device.board().flash().with(|f| f.log().to_vec()));
+    let (exchanges, log): (Vec<Exchange>, _) = (
+        recorder.take(),
+        device.board().flash().with(|f| f.log().to_vec()),
+    );
     let work = flash_work(&log, Board::slots()[1]);
     Ok(Trace::seed(&exchanges, work, image_bytes, chunk_bytes))
 }

@@ -127,7 +127,9 @@ impl Note {
 fn range_start(head: &str) -> u64 {
     let headers = head.lines().filter_map(|line| line.split_once(':'));
     let mut ranges = headers.filter(|(name, _)| name.eq_ignore_ascii_case("range"));
-    let range = ranges.next().and_then(|(_, value)| value.trim().strip_prefix("bytes="));
+    let range = ranges
+        .next()
+        .and_then(|(_, value)| value.trim().strip_prefix("bytes="));
     let start = range.and_then(|range| range.split_once('-')?.0.parse().ok());
     start.unwrap_or(0)
 }
@@ -164,7 +166,11 @@ fn forward(client: TcpStream, server: TcpStream, connection: u32, notes: &Arc<Mu
     let (from_server, to_server) = server.into_split();
     let (up, down) = (Arc::clone(notes), Arc::clone(notes));
     tokio::spawn(copy(from_client, to_server, move |bytes| {
-        note_request(&mut up.lock().unwrap_or_else(PoisonError::into_inner), connection, bytes);
+        note_request(
+            &mut up.lock().unwrap_or_else(PoisonError::into_inner),
+            connection,
+            bytes,
+        );
     }));
     tokio::spawn(copy(from_server, to_client, move |bytes| {
         let mut notes = down.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +231,9 @@ mod tests {
         let upstream = listener.local_addr().expect("address");
         tokio::spawn(answer_two_requests(listener));
         let recorder = Recorder::start(upstream).await.expect("start");
-        let mut stream = TcpStream::connect(recorder.address()).await.expect("connect");
+        let mut stream = TcpStream::connect(recorder.address())
+            .await
+            .expect("connect");
         for request in ["GET /a HTTP/1.1\r\n\r\n", "POST /b HTTP/1.1\r\n\r\nbody"] {
             stream.write_all(request.as_bytes()).await.expect("send");
             let mut answer = [0; 43];
@@ -234,7 +242,15 @@ mod tests {
         let seen = recorder.take();
         let sizes: Vec<_> = seen
             .iter()
-            .map(|e| (e.target.as_str(), e.request_head, e.request_body, e.answer_head, e.answer_body))
+            .map(|e| {
+                (
+                    e.target.as_str(),
+                    e.request_head,
+                    e.request_body,
+                    e.answer_head,
+                    e.answer_body,
+                )
+            })
             .collect();
         assert_eq!(sizes, [("GET /a", 19, 0, 38, 5), ("POST /b", 20, 4, 38, 5)]);
     }

@@ -56,7 +56,11 @@ async fn twelve_devices_with_faults_converge() {
         })
         .await;
     assert_eq!(detail.rollout.counts.succeeded, 12);
-    let states: Vec<_> = detail.attempts.iter().map(|attempt| attempt.state).collect();
+    let states: Vec<_> = detail
+        .attempts
+        .iter()
+        .map(|attempt| attempt.state)
+        .collect();
     assert_eq!(states, [AttemptState::Succeeded; 12]);
     for board in boards {
         assert_eq!(board.flash().with(|flash| flash.violations()), 0);

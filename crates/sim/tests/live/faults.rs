@@ -18,7 +18,10 @@ use crate::world::{
 fn slot_digest(board: &Board, slot: usize, image_bytes: usize) -> Sha256 {
     let region = Board::slots()[slot];
     let range = region.offset..region.offset + image_bytes as u32;
-    let bytes = board.flash().with(|flash| flash.bytes(range)).expect("inside");
+    let bytes = board
+        .flash()
+        .with(|flash| flash.bytes(range))
+        .expect("inside");
     Sha256(sha2::Sha256::digest(bytes).into())
 }
 
@@ -38,14 +41,28 @@ async fn upload_during_a_download_does_not_mix_images() {
         })
         .await;
     let second = world.upload(&image("1.0.7")).await;
-    let third = world.upload(&build(&Spec::new("1.0.8").image_bytes(IMAGE_BYTES).seed(3))).await;
+    let third = world
+        .upload(&build(&Spec::new("1.0.8").image_bytes(IMAGE_BYTES).seed(3)))
+        .await;
     let rollout = world.roll_out(&second, 300).await;
     let attempt = world.attempt_ended(rollout, "d1").await;
-    assert_eq!(attempt.state, AttemptState::Succeeded, "{:?}", attempt.explanation);
+    assert_eq!(
+        attempt.state,
+        AttemptState::Succeeded,
+        "{:?}",
+        attempt.explanation
+    );
     let device = world.device("d1").await.expect("known");
-    assert_eq!(device.elf_sha256, second.elf_sha256, "what runs is the second image");
+    assert_eq!(
+        device.elf_sha256, second.elf_sha256,
+        "what runs is the second image"
+    );
     let running = usize::from(device.slot.expect("a slot"));
-    assert_eq!(slot_digest(&board, running, IMAGE_BYTES), second.sha256, "bit by bit");
+    assert_eq!(
+        slot_digest(&board, running, IMAGE_BYTES),
+        second.sha256,
+        "bit by bit"
+    );
     let other = slot_digest(&board, 1 - running, IMAGE_BYTES);
     assert_ne!(other, third.sha256, "nobody rolled the third one out");
     assert_eq!(board.flash().with(|flash| flash.violations()), 0);
@@ -93,9 +110,15 @@ async fn goes_back_for_health(behaviour: Behaviour) {
         let rollout = world.roll_out(&release, 8).await;
         let life = tokio::spawn(device(&world.url(), config("d1"), fast_link(), rollback).run());
         let attempt = world.attempt_ended(rollout, "d1").await;
-        assert_eq!(attempt.state, AttemptState::RolledBack(RollbackCause::Health));
+        assert_eq!(
+            attempt.state,
+            AttemptState::RolledBack(RollbackCause::Health)
+        );
         let explanation = attempt.explanation.expect("a reason");
-        assert!(explanation.contains("unfit or missed its deadline"), "{explanation}");
+        assert!(
+            explanation.contains("unfit or missed its deadline"),
+            "{explanation}"
+        );
         let device = world.device("d1").await.expect("known");
         assert_eq!(device.version.as_deref(), Some("1.0.5"));
         life.abort();
@@ -149,12 +172,18 @@ async fn a_version_text_that_lies_is_shown_next_to_what_runs() {
     let life = tokio::spawn(device(&world.url(), config("d1"), fast_link(), true).run());
     let device = world
         .until("a warning", async |world| {
-            world.device("d1").await.filter(|device| device.warning.is_some())
+            world
+                .device("d1")
+                .await
+                .filter(|device| device.warning.is_some())
         })
         .await;
     assert_eq!(device.elf_sha256, release.elf_sha256);
     let warning = device.warning.expect("a warning");
-    assert!(warning.contains("9.9.9") && warning.contains("1.0.6"), "{warning}");
+    assert!(
+        warning.contains("9.9.9") && warning.contains("1.0.6"),
+        "{warning}"
+    );
     life.abort();
 }
 
@@ -189,15 +218,30 @@ async fn server_restart_mid_rollout_resumes() {
         counters.push(device.counters());
         lives.spawn(device.run());
     }
-    let slowest = || counters.iter().map(|one| one.image_bytes()).min().unwrap_or(0);
+    let slowest = || {
+        counters
+            .iter()
+            .map(|one| one.image_bytes())
+            .min()
+            .unwrap_or(0)
+    };
     let third = IMAGE_BYTES as u64 / 3;
-    world.until("a third of every download", async |_| (slowest() > third).then_some(())).await;
+    world
+        .until("a third of every download", async |_| {
+            (slowest() > third).then_some(())
+        })
+        .await;
     world.kill();
     tokio::time::sleep(Duration::from_millis(200)).await;
     world.revive().await;
     for id in ["d1", "d2", "d3", "d4"] {
         let attempt = world.attempt_ended(rollout, id).await;
-        assert_eq!(attempt.state, AttemptState::Succeeded, "{id}: {:?}", attempt.explanation);
+        assert_eq!(
+            attempt.state,
+            AttemptState::Succeeded,
+            "{id}: {:?}",
+            attempt.explanation
+        );
     }
     for one in &counters {
         let repeated = one.image_bytes() - IMAGE_BYTES as u64;

@@ -45,7 +45,12 @@ async fn cut_once(at: u64, reboot: bool) -> (Vec<Exchange>, u64) {
         () = lives => panic!("does not boot"),
         attempt = world.attempt_ended(rollout, "d1") => attempt,
     };
-    assert_eq!(attempt.state, AttemptState::Succeeded, "{:?}", attempt.explanation);
+    assert_eq!(
+        attempt.state,
+        AttemptState::Succeeded,
+        "{:?}",
+        attempt.explanation
+    );
     assert_eq!(attempt.requests, 2, "the server's own count");
     let mut requests = recorder.take();
     requests.retain(|exchange| exchange.target.contains("/blobs/"));
@@ -62,11 +67,19 @@ async fn interrupted_download_resumes_at_offset() {
                 panic!("{percent} %: {} requests", requests.len());
             };
             assert_eq!(first.range_start, 0);
-            let repeated = at.checked_sub(second.range_start).expect("nothing is skipped");
+            let repeated = at
+                .checked_sub(second.range_start)
+                .expect("nothing is skipped");
             let max = if reboot { REPEATED_BYTES_MAX } else { 0 };
-            assert!(repeated <= max, "{percent} %, reboot {reboot}: {repeated} bytes repeated");
+            assert!(
+                repeated <= max,
+                "{percent} %, reboot {reboot}: {repeated} bytes repeated"
+            );
             let rest = IMAGE_BYTES as u64 - second.range_start;
-            assert_eq!(second.answer_body, rest, "the server sent the rest and no more");
+            assert_eq!(
+                second.answer_body, rest,
+                "the server sent the rest and no more"
+            );
             assert_eq!(arrived, IMAGE_BYTES as u64 + repeated);
         }
     }
@@ -97,7 +110,10 @@ async fn power_lost_before_the_first_check_in_of_a_trial_does_not_end_it() {
     let release = world.upload(&image("1.0.6")).await;
     let rollout = world.roll_out(&release, 300).await;
     let mut device = device(&world.url(), config("d1"), SimLink::NONE.live(10.0), false);
-    device.live_once().await.expect("boots, downloads, restarts");
+    device
+        .live_once()
+        .await
+        .expect("boots, downloads, restarts");
     // The new image starts, and loses power before it reaches the server.
     let start = timeout(Duration::from_millis(110), device.live_once()).await;
     drop(start);
@@ -107,5 +123,10 @@ async fn power_lost_before_the_first_check_in_of_a_trial_does_not_end_it() {
         () = lives => panic!("does not boot"),
         attempt = world.attempt_ended(rollout, "d1") => attempt,
     };
-    assert_eq!(attempt.state, AttemptState::Succeeded, "{:?}", attempt.explanation);
+    assert_eq!(
+        attempt.state,
+        AttemptState::Succeeded,
+        "{:?}",
+        attempt.explanation
+    );
 }

@@ -91,7 +91,10 @@ impl World {
     pub async fn upload(&self, image: &[u8]) -> Release {
         let image = image.to_vec().into();
         let options = ReleaseUpload::default();
-        self.client.upload(image, &options, |_| {}).await.expect("taken")
+        self.client
+            .upload(image, &options, |_| {})
+            .await
+            .expect("taken")
     }
 
     pub async fn roll_out(&self, release: &Release, trial_deadline_s: u32) -> i64 {
@@ -104,7 +107,11 @@ impl World {
             allow_product_change: false,
             idempotency_key: None,
         };
-        self.client.start_rollout(&request).await.expect("started").id
+        self.client
+            .start_rollout(&request)
+            .await
+            .expect("started")
+            .id
     }
 
     pub async fn roll_back(&self, device: &str) {
@@ -138,14 +145,19 @@ impl World {
     pub async fn attempt_ended(&self, rollout: i64, device: &str) -> Attempt {
         self.until("the attempt to end", async |world| {
             let detail = world.client.rollout(rollout).await.ok()?;
-            attempt(&detail, device).filter(|attempt| attempt.state.is_end()).cloned()
+            attempt(&detail, device)
+                .filter(|attempt| attempt.state.is_end())
+                .cloned()
         })
         .await
     }
 }
 
 pub fn attempt<'a>(detail: &'a RolloutDetail, device: &str) -> Option<&'a Attempt> {
-    detail.attempts.iter().find(|attempt| attempt.device == device)
+    detail
+        .attempts
+        .iter()
+        .find(|attempt| attempt.device == device)
 }
 
 /// Starts a server on a thread of its own.
@@ -157,7 +169,9 @@ async fn run(config: Config) -> (SocketAddr, oneshot::Sender<()>, std::thread::J
         let runtime = runtime.worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         runtime.block_on(async {
-            let server = fota_server::start(config, Clock::System).await.expect("starts");
+            let server = fota_server::start(config, Clock::System)
+                .await
+                .expect("starts");
             started.send(server.addr).expect("the test waits");
             // An error is the drop of the other end, which is the order to die.
             let _ = killed.await;
@@ -201,7 +215,13 @@ pub fn device_saying(
     let factory = build(&Spec::new("1.0.5"));
     let flash = factory_flash(&factory).expect("fits");
     let client = DeviceClient::new(url, Some(config.id.to_string())).expect("a URL");
-    SimDevice::new(config, client, Board::new(flash, Chip::Esp32, rollback), link, console)
+    SimDevice::new(
+        config,
+        client,
+        Board::new(flash, Chip::Esp32, rollback),
+        link,
+        console,
+    )
 }
 
 pub fn fast_link() -> LiveLink {
@@ -210,5 +230,9 @@ pub fn fast_link() -> LiveLink {
 
 /// Whether a line with these words was said.
 pub fn said(lines: &Arc<Mutex<Vec<String>>>, words: &str) -> bool {
-    lines.lock().expect("lock").iter().any(|line| line.contains(words))
+    lines
+        .lock()
+        .expect("lock")
+        .iter()
+        .any(|line| line.contains(words))
 }
