@@ -25,7 +25,10 @@ use crate::{
     service::view as facts,
     store::DeviceFilter,
 };
-use view::{DEVICES_SHOWN_MAX, Door, EVENTS_SHOWN_MAX, Facts, Fleet, Page, ROLLOUTS_READ_MAX};
+use view::{
+    DEVICES_SHOWN_MAX, Door, EVENTS_SHOWN_MAX, Facts, Fleet, Page, ROLLOUTS_ENDED_SHOWN_MAX,
+    ROLLOUTS_READ_MAX,
+};
 
 /// The page and its files.
 pub fn routes(_state: &AppState) -> Router<AppState> {
@@ -89,8 +92,14 @@ async fn render(state: &AppState, origin: &str, only_fleet: bool) -> Result<Stri
         devices.push(facts::device(state, &mut tx, &plan, &device).await?);
     }
     let mut rollouts = Vec::new();
+    let mut ended = 0;
     for rollout in tx.rollouts_page(i64::MAX, ROLLOUTS_READ_MAX).await? {
-        rollouts.push(facts::rollout(&mut tx, &plan, &rollout).await?);
+        let may_offer = plan.rollout(rollout.id).is_some();
+        if may_offer || ended < ROLLOUTS_ENDED_SHOWN_MAX {
+            ended += usize::from(!may_offer);
+            // Counting a rollout's devices is the dear part of this page.
+            rollouts.push(facts::rollout(&mut tx, &plan, &rollout).await?);
+        }
     }
     let Json(summary) = fleet::summary(State(state.clone())).await?;
     let Json(server) = fleet::server(State(state.clone())).await;

@@ -22,7 +22,7 @@ pub const EVENTS_SHOWN_MAX: usize = 12;
 /// Rollouts looked at for those to show.
 pub const ROLLOUTS_READ_MAX: i64 = 20;
 /// Finished rollouts on the page, beside all that run.
-const ROLLOUTS_ENDED_SHOWN_MAX: usize = 2;
+pub const ROLLOUTS_ENDED_SHOWN_MAX: usize = 2;
 /// Versions with a colour of their own in the version bar; the rest share one.
 const VERSION_COLOURS: usize = 6;
 

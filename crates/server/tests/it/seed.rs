@@ -2,9 +2,13 @@
 
 use std::{io::Write, process::Stdio};
 
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::seed_bench::{Bench, hex_sha256, image, upload_body, vector_file};
+use crate::{
+    seed_bench::{Bench, hex_sha256, image, upload_body, vector_file},
+    support::each_database,
+};
 
 const ID: &str = "ESP32-001";
 
@@ -778,8 +782,87 @@ async fn one_poll_tells_manifest_and_next_chunk() {
         .ok();
     let reply = bench.post("/api/device/status", poll.clone()).await.ok();
     assert_eq!(reply["fota"]["next_chunk"], 3);
+    bench
+        .upload("1.0.7", &image("1.0.7", 64 * 1024), 1_024)
+        .await
+        .ok();
+    let reply = bench.post("/api/device/status", poll.clone()).await.ok();
+    let manifest = &reply["fota"]["manifest"];
+    assert_eq!(
+        manifest["version"], "1.0.6",
+        "it is in the middle of this one"
+    );
+    assert_eq!(manifest["chunk_size"], 16_384);
     device.post_status(json!({"verified": true})).await.ok();
-    bench.post("/api/device/status", poll).await.ok();
+    device
+        .post_status(json!({"boot_status": "pending_reboot", "new_version": "1.0.6"}))
+        .await
+        .ok();
+    device.boots("1.0.6").await;
+    let reply = bench.post("/api/device/status", poll).await.ok();
+    assert_eq!(reply["fota"]["manifest"]["version"], "1.0.7");
+    assert_eq!(reply["fota"]["next_chunk"], 0);
+}
+
+#[tokio::test]
+async fn the_seeds_api_works_on_each_database() {
+    each_database(|server| async move {
+        let status = |fields: Value| json!({ "fota_status": fields });
+        let path = "/api/inverter/fota/status";
+        let boots = |version| status(json!({"boot_status": "success", "new_version": version}));
+        server
+            .post(path, boots("1.0.5"))
+            .await
+            .value::<Value>(StatusCode::OK);
+        for _ in 0..2 {
+            let body = upload_body("1.0.6", &image("1.0.6", 64 * 1024), 1_024);
+            let reply = server.post("/api/cloud/fota/upload", body).await;
+            let reply: Value = reply.value(StatusCode::OK);
+            assert_eq!(reply["total_chunks"], 64);
+        }
+        let manifest = server.get("/api/inverter/fota/manifest").await.json();
+        assert_eq!(manifest["fota"]["manifest"]["version"], "1.0.6");
+        for fields in [
+            json!({"chunk_received": 32, "total_chunks": 64, "progress": 50.0}),
+            json!({"verified": true}),
+            json!({"boot_status": "pending_reboot", "new_version": "1.0.6"}),
+            json!({"boot_status": "success", "new_version": "1.0.6"}),
+        ] {
+            server
+                .post(path, status(fields))
+                .await
+                .value::<Value>(StatusCode::OK);
+        }
+        let running: Value = server
+            .get("/api/inverter/status")
+            .await
+            .value(StatusCode::OK);
+        assert_eq!(running["firmware_version"], "1.0.6");
+        let body = json!({"device_id": "EcoWatt001"});
+        server
+            .post("/api/cloud/fota/rollback", body)
+            .await
+            .value::<Value>(StatusCode::OK);
+        let ordered = server
+            .get("/api/inverter/fota/rollback-status")
+            .await
+            .json();
+        assert_eq!(ordered["rollback_required"], true);
+        let all = server.get("/api/cloud/fota/status").await.json();
+        assert_eq!(
+            all["device_status"]["EcoWatt001"]["rollback_requested"],
+            true
+        );
+        for log in ["all?device_id=EcoWatt001", "commands?limit=1", "fota"] {
+            let log = server.get(&format!("/api/cloud/logs/{log}")).await.json();
+            assert!(log["total"].as_u64() > Some(0), "{log}");
+        }
+        server
+            .post("/api/cloud/fota/clear", json!({}))
+            .await
+            .value::<Value>(StatusCode::OK);
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -100,6 +100,19 @@ impl Known {
         tx.commit().await
     }
 
+    /// What it is downloading now, if anything.
+    async fn downloading(&self, state: &AppState) -> Result<Option<(Release, Chunks)>, StoreError> {
+        let given = self.memory.given.map(|given| given.attempt);
+        let is_on = |(attempt, _): &(Attempt, Release)| {
+            attempt.state == AttemptState::Downloading && given == Some(attempt.id)
+        };
+        if !self.attempt.as_ref().is_some_and(is_on) {
+            return Ok(None);
+        }
+        let given = self.given(state).await?;
+        Ok(given.map(|(_, release, chunks)| (release, chunks)))
+    }
+
     /// The chunks of what the device was last given.
     async fn given(
         &self,
@@ -310,6 +323,10 @@ async fn see(state: &AppState, known: &Known) -> Result<(), StoreError> {
     if known.is_native() {
         return Ok(());
     }
+    if known.device.is_some() {
+        state.fleet.saw(known.id.as_str(), state.now_ms());
+        return Ok(());
+    }
     checkin::listen(state, &sighting(&known.id, known.device.as_ref())).await
 }
 
@@ -354,23 +371,21 @@ pub async fn poll(State(state): State<AppState>, body: Body) -> Result<Json<Valu
         id => parse_id("device_id", id),
     }?;
     let mut known = Known::load(&state, id).await?;
-    let before = known
-        .attempt
-        .as_ref()
-        .map(|(attempt, _)| (attempt.id, attempt.bytes_done));
-    let Some(manifest) = offer(&state, &mut known).await? else {
+    // While it downloads it is told of that download, whatever was uploaded meanwhile: its next
+    // chunk is one of these.
+    let manifest = match known.downloading(&state).await? {
+        Some((release, chunks)) => Some(Manifest::new(&release, chunks)),
+        None => offer(&state, &mut known).await?,
+    };
+    let Some(manifest) = manifest else {
         return Ok(Json(json!({})));
     };
-    let chunk_bytes = known
-        .memory
-        .given
-        .map_or(1, |given| u64::from(given.chunk_bytes));
-    let attempt = known.attempt.as_ref().map(|(attempt, _)| attempt.id);
-    let done = before
-        .filter(|(id, _)| Some(*id) == attempt)
-        .map_or(0, |(_, bytes)| bytes);
+    let attempt = known.attempt.as_ref();
+    let done = attempt.map_or(0, |(attempt, _)| attempt.bytes_done);
+    let given = known.memory.given;
+    let chunk_bytes = given.map_or(1, |given| u64::from(given.chunk_bytes.max(1)));
     Ok(Json(json!({
-        "fota": { "manifest": manifest, "next_chunk": done / chunk_bytes.max(1) }
+        "fota": { "manifest": manifest, "next_chunk": done / chunk_bytes }
     })))
 }
 

@@ -3,7 +3,7 @@
 // in between, counts the ages on, and says so when the connection is lost.
 'use strict';
 (() => {
-  const REFRESH_MS = 300;   // at most this often, however many events come
+  const REFRESH_MS = 500;   // at most this often, however many events come
   const IDLE_MS = 5000;     // presence changes without an event
   const RETRY_MS = 1000;
   const fleet = document.getElementById('fleet');
