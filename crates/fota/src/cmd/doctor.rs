@@ -1,17 +1,13 @@
 //! `fota doctor`: each thing that must work for an update, tried in order.
 
 use fota_client::DeviceFilter;
-use fota_proto::manager::Presence;
+use fota_proto::manager::{Device, Presence, ServerInfo};
 use serde_json::json;
 
-use crate::{
-    clock::now_ms,
-    context::Context,
-    credentials,
-    failure::{Failure, Result},
-    output::Mark,
-    text,
-};
+use crate::{clock::now_ms, context::Context, credentials, failure::Result, output::Mark, text};
+
+/// Clocks of two machines may differ by so much before it is worth a word.
+const CLOCKS_APART_MS: i64 = 5_000;
 
 /// One thing that was tried.
 struct Check {
@@ -45,78 +41,56 @@ pub async fn run(context: &Context) -> Result {
 
 async fn examine(context: &Context, checks: &mut Vec<Check>) -> Result {
     let mut say = |name, mark, text: String| checks.push(Check { name, mark, text });
-    let server = &context.config.server;
     match credentials::find(&context.config)? {
         Some(token) => say("token", Mark::Good, format!("from {}", token.origin)),
-        None => say(
-            "token",
-            Mark::Attention,
-            "none found; `fota login` stores one".to_owned(),
-        ),
+        None => {
+            let text = "none found; `fota login` stores one";
+            say("token", Mark::Attention, text.to_owned());
+        }
     }
     let info = context.client()?.server().await;
-    let info = match info {
-        Ok(info) => info,
-        Err(error) => {
-            say("server", Mark::Bad, error.to_string());
-            return Err(Failure::from(error));
-        }
-    };
+    let info = info.inspect_err(|error| say("server", Mark::Bad, error.to_string()))?;
     let here = env!("CARGO_PKG_VERSION");
-    let mark = if info.version == here {
-        Mark::Good
-    } else {
-        Mark::Attention
+    let mark = match info.version == here {
+        true => Mark::Good,
+        false => Mark::Attention,
     };
+    let server = &context.config.server;
     let (url, origin) = (&server.value, &server.origin);
     let text = format!("{url} ({origin}): fota {}, this is {here}", info.version);
     say("server", mark, text);
     say("database", Mark::Good, info.database.clone());
-    if !url.starts_with("https://") && !credentials::is_loopback(url) {
-        say(
-            "tls",
-            Mark::Attention,
-            "plain HTTP: the token can be read on the way".to_owned(),
-        );
-    }
-    if info.lab {
-        say(
-            "lab",
-            Mark::Attention,
-            "takes files that no chip would boot".to_owned(),
-        );
-    }
-    if info.legacy_open {
-        say(
-            "legacy",
-            Mark::Attention,
-            "/api/cloud/… works without a token".to_owned(),
-        );
+    for (name, text) in risks(url, &info) {
+        say(name, Mark::Attention, text.to_owned());
     }
     let devices = context.client()?.devices(&DeviceFilter::default()).await?;
-    let online = devices
-        .iter()
-        .filter(|device| device.presence == Presence::Online)
-        .count();
-    say(
-        "devices",
-        Mark::Good,
-        format!("{} known, {online} online", devices.len()),
-    );
+    let is_online = |device: &&Device| device.presence == Presence::Online;
+    let online = devices.iter().filter(is_online).count();
+    let text = format!("{} known, {online} online", devices.len());
+    say("devices", Mark::Good, text);
     // A device's last check-in cannot lie in the future unless the two clocks differ.
-    let newest = devices
-        .iter()
-        .map(|device| device.last_seen)
-        .max()
-        .unwrap_or(0);
-    let ahead = newest - now_ms();
-    if ahead > 5_000 {
+    let newest = devices.iter().map(|device| device.last_seen).max();
+    let ahead = newest.unwrap_or(0) - now_ms();
+    if ahead > CLOCKS_APART_MS {
         let ahead = text::age(0, ahead);
-        say(
-            "clock",
-            Mark::Attention,
-            format!("the server's clock is {ahead} ahead of this one"),
-        );
+        let text = format!("the server's clock is {ahead} ahead of this one");
+        say("clock", Mark::Attention, text);
     }
     Ok(())
+}
+
+/// What is set up in a way that is right for a test and wrong for a fleet.
+fn risks(url: &str, info: &ServerInfo) -> Vec<(&'static str, &'static str)> {
+    let plain = !url.starts_with("https://") && !credentials::is_loopback(url);
+    let all = [
+        (plain, "tls", "plain HTTP: the token can be read on the way"),
+        (info.lab, "lab", "takes files that no chip would boot"),
+        (
+            info.legacy_open,
+            "legacy",
+            "/api/cloud/… works without a token",
+        ),
+    ];
+    let risky = all.into_iter().filter(|(is_so, _, _)| *is_so);
+    risky.map(|(_, name, text)| (name, text)).collect()
 }
