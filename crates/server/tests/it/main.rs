@@ -17,5 +17,6 @@ mod rollbacks;
 mod rollouts;
 mod seed;
 mod seed_bench;
+mod seed_contract;
 mod start;
 mod web;

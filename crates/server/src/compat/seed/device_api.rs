@@ -267,7 +267,7 @@ async fn note_chunk(
 
 /// The chunk key; without one the seed's devices would refuse every chunk.
 fn psk(state: &AppState) -> Result<Psk, SeedError> {
-    let psk = state.config.legacy_psk.clone().map(Psk::from);
+    let psk = state.config.legacy_psk.map(Psk::from);
     psk.ok_or_else(|| {
         SeedError::new(
             StatusCode::SERVICE_UNAVAILABLE,
