@@ -69,14 +69,17 @@ impl Fleet {
         let last = quiet.get(report.device.as_str())?;
         let holds = last.fingerprint == fingerprint
             && last.generation == self.generation.load(Ordering::Acquire);
-        let decision = holds.then(|| Decision {
-            retry_after_s: last.retry_after_s,
+        let retry_after_s = last.retry_after_s;
+        drop(quiet);
+        if !holds {
+            return None;
+        }
+        self.saw(report.device.as_str(), now);
+        Some(Decision {
+            retry_after_s,
             acknowledged: None,
             order: None,
-        })?;
-        drop(quiet);
-        self.saw(report.device.as_str(), now);
-        Some(decision)
+        })
     }
 
     /// Keeps the answer where it was "nothing for you"; forgets an earlier one otherwise.

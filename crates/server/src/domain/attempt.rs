@@ -179,6 +179,12 @@ fn progress_of(attempt: &Attempt, report: &Report) -> Option<Phase> {
     (progress.order == attempt.order()).then_some(progress.phase)
 }
 
+/// Whether the device says that it is on its way to the new image, not back from it.
+fn is_at_it(attempt: &Attempt, report: &Report) -> bool {
+    let phase = progress_of(attempt, report);
+    phase.is_some_and(|phase| phase != Phase::Trial)
+}
+
 /// The state that an outcome stands for, with what the device added.
 pub fn end_of(outcome: &Outcome) -> (AttemptState, Option<String>) {
     let state = match outcome.end {
@@ -210,7 +216,11 @@ fn reset_words(reset: ResetReason) -> Option<&'static str> {
 fn is_lie(attempt: &Attempt, release: &Release, report: &Report) -> bool {
     let claims = report.version.as_deref() == Some(release.version.as_str());
     let is_news = attempt.from_version.as_deref() != Some(release.version.as_str());
-    report.elf.is_some() && claims && is_news && is_installing(attempt)
+    report.elf.is_some()
+        && claims
+        && is_news
+        && is_installing(attempt)
+        && !is_at_it(attempt, report)
 }
 
 fn lie_detail(release: &Release, report: &Report) -> Option<String> {
@@ -221,7 +231,7 @@ fn lie_detail(release: &Release, report: &Report) -> Option<String> {
 
 /// Whether the device was on the new image, or must have been, and is on another again.
 fn came_back(attempt: &Attempt, release: &Release, report: &Report) -> bool {
-    if report.on_trial() || !is_installing(attempt) {
+    if report.on_trial() || !is_installing(attempt) || is_at_it(attempt, report) {
         return false;
     }
     let rejected = |slot: &&super::model::Slot| {

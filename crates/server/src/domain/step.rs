@@ -649,3 +649,6 @@ fn warning(plan: &Plan, report: &Report) -> Option<String> {
     let real = &runs.version;
     Some(format!("reports {version} but runs the {real} image"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,56 +177,81 @@ fn bad_reasons(before: &str, after: &str) -> Vec<Bad> {
     all
 }
 
-/// The requests that each route must refuse; none for those that take no input.
+/// The requests that each route must refuse; empty for those that take no input.
 fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
-    const CBOR: &str = "application/cbor";
+    let noun = path.strip_prefix("/api/v1/").unwrap_or(path);
+    match noun.split('/').next().unwrap_or("") {
+        "releases" => bad_releases(method, path),
+        "devices" => bad_devices(method, path),
+        "groups" => bad_groups(method, path),
+        "rollouts" => bad_rollout_calls(method, path),
+        "rollbacks" => Some(bad_rollbacks(path)),
+        "events" => bad_events(path),
+        _ => bad_others(path),
+    }
+}
+
+fn bad_others(path: &str) -> Option<Vec<Bad>> {
     let blob = |name: &str, status, field| Bad::path(&format!("/d/v1/blobs/{name}"), status, field);
-    let upload = |query: &str, status, field| Bad {
-        body: Image::new("7.0.0").bytes,
-        ..Bad::path(&format!("/api/v1/releases?{query}"), status, field)
-    };
-    Some(match (method, path) {
-        ("GET", "/healthz" | "/readyz" | "/api/openapi.json" | "/api/v1/server")
-        | ("GET", "/api/v1/fleet/summary") => Vec::new(),
-        ("POST", "/d/v1/check-in") => bad_check_ins(),
-        ("GET", "/d/v1/blobs/{sha256}") => vec![
+    Some(match path {
+        "/healthz" | "/readyz" | "/api/openapi.json" => Vec::new(),
+        "/api/v1/server" | "/api/v1/fleet/summary" => Vec::new(),
+        "/d/v1/check-in" => bad_check_ins(),
+        "/d/v1/blobs/{sha256}" => vec![
             blob("x", 400, "sha256"),
             blob("..%2Foperator-token", 400, "sha256"),
             blob(&"g".repeat(64), 400, "sha256"),
             blob(&"0".repeat(64), 404, "sha256"),
             blob("%FF", 400, "path"),
         ],
-        ("POST", "/api/v1/releases") => vec![
-            upload("surprise=1", 400, "surprise"),
-            upload(
-                "allow_version_mismatch=perhaps",
-                400,
-                "allow_version_mismatch",
-            ),
-            upload("version=", 400, "version"),
-            upload("version=%0A", 400, "version"),
-            upload(&format!("version={}", "9".repeat(33)), 400, "version"),
-            upload("version=9.9.9", 409, "version"),
-            upload(&format!("notes={}", "n".repeat(4097)), 400, "notes"),
-            upload("version=1&version=2", 400, "version"),
-            Bad::raw(
-                path,
-                "application/octet-stream",
-                vec![0; 1024 * 1024],
-                422,
-                "body",
-            ),
-            Bad::raw(path, "application/octet-stream", Vec::new(), 422, "body"),
-        ],
-        ("GET", "/api/v1/releases" | "/api/v1/rollouts") => {
-            let mut all = bad_pages(path);
-            all.push(Bad::path(&format!("{path}?after=x"), 400, "after"));
-            all.push(Bad::path(&format!("{path}?after=-5"), 400, "after"));
-            all
-        }
+        _ => return None,
+    })
+}
+
+fn bad_releases(method: &str, path: &str) -> Option<Vec<Bad>> {
+    Some(match (method, path) {
+        ("POST", "/api/v1/releases") => bad_uploads(path),
+        ("GET", "/api/v1/releases") => bad_numbered_pages(path),
         ("GET", "/api/v1/releases/{id}") => bad_numbers("/api/v1/releases/", ""),
         ("GET", "/api/v1/releases/{id}/image") => bad_numbers("/api/v1/releases/", "/image"),
         ("POST", "/api/v1/releases/{id}/yank") => bad_reasons("/api/v1/releases/", "/yank"),
+        _ => return None,
+    })
+}
+
+fn bad_uploads(path: &str) -> Vec<Bad> {
+    let upload = |query: &str, status, field| Bad {
+        body: Image::new("7.0.0").bytes,
+        ..Bad::path(&format!("/api/v1/releases?{query}"), status, field)
+    };
+    let bytes = |body| Bad::raw(path, "application/octet-stream", body, 422, "body");
+    vec![
+        upload("surprise=1", 400, "surprise"),
+        upload(
+            "allow_version_mismatch=perhaps",
+            400,
+            "allow_version_mismatch",
+        ),
+        upload("version=", 400, "version"),
+        upload("version=%0A", 400, "version"),
+        upload(&format!("version={}", "9".repeat(33)), 400, "version"),
+        upload("version=9.9.9", 409, "version"),
+        upload(&format!("notes={}", "n".repeat(4097)), 400, "notes"),
+        upload("version=1&version=2", 400, "version"),
+        bytes(vec![0; 1024 * 1024]),
+        bytes(Vec::new()),
+    ]
+}
+
+fn bad_numbered_pages(path: &str) -> Vec<Bad> {
+    let mut all = bad_pages(path);
+    all.push(Bad::path(&format!("{path}?after=x"), 400, "after"));
+    all.push(Bad::path(&format!("{path}?after=-5"), 400, "after"));
+    all
+}
+
+fn bad_devices(method: &str, path: &str) -> Option<Vec<Bad>> {
+    Some(match (method, path) {
         ("GET", "/api/v1/devices") => {
             let mut all = bad_pages(path);
             all.push(Bad::path("/api/v1/devices?group=..%2Fx", 400, "group"));
@@ -250,31 +275,40 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
             ));
             all
         }
-        ("POST", "/api/v1/devices/{id}/unblock") => {
-            let unblock = |id: &str| format!("/api/v1/devices/{id}/unblock");
-            let body = json!({"release": "1.0.5"});
-            let known = unblock("known");
-            let mut all = any_json(&known);
-            all.extend([
-                Bad::json(&unblock("nobody"), body.clone(), 404, "id"),
-                Bad::json(&unblock("a%20b"), body.clone(), 400, "id"),
-                Bad::json(&known, body, 409, "release"),
-                Bad::json(&known, json!({}), 400, "release"),
-                Bad::json(&known, json!({"release": "9.9.9"}), 404, "release"),
-                Bad::json(&known, json!({"release": []}), 400, "release"),
-            ]);
-            all
-        }
+        ("POST", "/api/v1/devices/{id}/unblock") => bad_unblocks(),
+        _ => return None,
+    })
+}
+
+fn bad_unblocks() -> Vec<Bad> {
+    let unblock = |id: &str| format!("/api/v1/devices/{id}/unblock");
+    let body = json!({"release": "1.0.5"});
+    let known = unblock("known");
+    let mut all = any_json(&known);
+    all.extend([
+        Bad::json(&unblock("nobody"), body.clone(), 404, "id"),
+        Bad::json(&unblock("a%20b"), body.clone(), 400, "id"),
+        Bad::json(&known, body, 409, "release"),
+        Bad::json(&known, json!({}), 400, "release"),
+        Bad::json(&known, json!({"release": "9.9.9"}), 404, "release"),
+        Bad::json(&known, json!({"release": []}), 400, "release"),
+    ]);
+    all
+}
+
+fn bad_groups(method: &str, path: &str) -> Option<Vec<Bad>> {
+    Some(match (method, path) {
         ("GET", "/api/v1/groups") => bad_pages(path),
         ("POST", "/api/v1/groups") => {
             let mut all = any_json(path);
+            let long = "x".repeat(65);
             let names = [
                 json!(""),
                 json!("all"),
                 json!("../x"),
                 json!("a b"),
                 json!(5),
-                json!("x".repeat(65)),
+                json!(long),
             ];
             all.extend(names.map(|name| Bad::json(path, json!({"name": name}), 400, "name")));
             all.push(Bad::json(path, json!({}), 400, "name"));
@@ -285,23 +319,7 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
             all.push(Bad::path("/api/v1/groups/nobody", 404, "name"));
             all
         }
-        ("POST", "/api/v1/groups/{name}/devices") => {
-            let path = "/api/v1/groups/hall/devices";
-            let mut all = any_json(path);
-            all.extend([
-                Bad::json(path, json!({"add": ["../x"]}), 400, "add"),
-                Bad::json(path, json!({"add": "a"}), 400, "add"),
-                Bad::json(path, json!({"add": vec!["a"; 10_001]}), 400, "add"),
-                Bad::json(path, json!({}), 400, "add"),
-                Bad::json(
-                    "/api/v1/groups/nobody/devices",
-                    json!({"add": []}),
-                    404,
-                    "name",
-                ),
-            ]);
-            all
-        }
+        ("POST", "/api/v1/groups/{name}/devices") => bad_additions(),
         ("DELETE", "/api/v1/groups/{name}/devices/{id}") => {
             let mut all = bad_ids("/api/v1/groups/hall/devices/", "", "id");
             all.extend(bad_ids("/api/v1/groups/", "/devices/known", "name"));
@@ -313,34 +331,65 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
             ));
             all
         }
+        _ => return None,
+    })
+}
+
+fn bad_additions() -> Vec<Bad> {
+    let path = "/api/v1/groups/hall/devices";
+    let mut all = any_json(path);
+    all.extend([
+        Bad::json(path, json!({"add": ["../x"]}), 400, "add"),
+        Bad::json(path, json!({"add": "a"}), 400, "add"),
+        Bad::json(path, json!({"add": vec!["a"; 10_001]}), 400, "add"),
+        Bad::json(path, json!({}), 400, "add"),
+        Bad::json(
+            "/api/v1/groups/nobody/devices",
+            json!({"add": []}),
+            404,
+            "name",
+        ),
+    ]);
+    all
+}
+
+fn bad_rollout_calls(method: &str, path: &str) -> Option<Vec<Bad>> {
+    Some(match (method, path) {
         ("POST", "/api/v1/rollouts" | "/api/v1/rollouts/preview") => bad_rollouts(path),
+        ("GET", "/api/v1/rollouts") => bad_numbered_pages(path),
         ("GET", "/api/v1/rollouts/{id}") => bad_numbers("/api/v1/rollouts/", ""),
         ("POST", "/api/v1/rollouts/{id}/pause") => bad_reasons("/api/v1/rollouts/", "/pause"),
         ("POST", "/api/v1/rollouts/{id}/resume") => bad_reasons("/api/v1/rollouts/", "/resume"),
         ("POST", "/api/v1/rollouts/{id}/abort") => bad_reasons("/api/v1/rollouts/", "/abort"),
         ("POST", "/api/v1/rollouts/{id}/retry") => bad_reasons("/api/v1/rollouts/", "/retry"),
-        ("POST", "/api/v1/rollbacks") => {
-            let mut all = any_json(path);
-            let good = || json!({"to": ["known"], "reason": "r"});
-            let with = |key: &str, value: Value| {
-                let mut body = good();
-                body[key] = value;
-                body
-            };
-            all.extend([
-                Bad::json(path, json!({"to": ["known"]}), 400, "reason"),
-                Bad::json(path, json!({"reason": "r"}), 400, "to"),
-                Bad::json(path, with("to", json!([])), 400, "to"),
-                Bad::json(path, with("to", json!(["a b"])), 400, "to"),
-                Bad::json(path, with("to", json!(["group:nobody"])), 404, "to"),
-                Bad::json(path, with("reason", json!(" ")), 400, "reason"),
-                Bad::json(path, with("reason", json!("r".repeat(97))), 400, "reason"),
-                Bad::json(path, with("release", json!("9.9.9")), 404, "release"),
-                Bad::json(path, with("release", json!(1)), 400, "release"),
-            ]);
-            all
-        }
-        ("GET", "/api/v1/events") => {
+        _ => return None,
+    })
+}
+
+fn bad_rollbacks(path: &str) -> Vec<Bad> {
+    let with = |key: &str, value: Value| {
+        let mut body = json!({"to": ["known"], "reason": "r"});
+        body[key] = value;
+        body
+    };
+    let mut all = any_json(path);
+    all.extend([
+        Bad::json(path, json!({"to": ["known"]}), 400, "reason"),
+        Bad::json(path, json!({"reason": "r"}), 400, "to"),
+        Bad::json(path, with("to", json!([])), 400, "to"),
+        Bad::json(path, with("to", json!(["a b"])), 400, "to"),
+        Bad::json(path, with("to", json!(["group:nobody"])), 404, "to"),
+        Bad::json(path, with("reason", json!(" ")), 400, "reason"),
+        Bad::json(path, with("reason", json!("r".repeat(97))), 400, "reason"),
+        Bad::json(path, with("release", json!("9.9.9")), 404, "release"),
+        Bad::json(path, with("release", json!(1)), 400, "release"),
+    ]);
+    all
+}
+
+fn bad_events(path: &str) -> Option<Vec<Bad>> {
+    Some(match path {
+        "/api/v1/events" => {
             let mut all = bad_pages(path);
             all.extend([
                 Bad::path("/api/v1/events?after=x", 400, "after"),
@@ -349,15 +398,12 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
             ]);
             all
         }
-        ("GET", "/api/v1/events/stream") => vec![
+        "/api/v1/events/stream" => vec![
             Bad::path("/api/v1/events/stream?rollout=x", 400, "rollout"),
             Bad::path("/api/v1/events/stream?after=x", 400, "after"),
             Bad::path("/api/v1/events/stream?surprise=1", 400, "surprise"),
         ],
-        _ => {
-            let _ = CBOR;
-            return None;
-        }
+        _ => return None,
     })
 }
 

@@ -85,22 +85,12 @@ impl PostgresDatabase {
 }
 
 /// How a test server is started.
+#[derive(Default)]
 pub struct Setup {
     pub data: Option<PathBuf>,
     pub db: Option<String>,
     pub lab: bool,
     pub legacy_open: bool,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            data: None,
-            db: None,
-            lab: false,
-            legacy_open: false,
-        }
-    }
 }
 
 /// A running server and a way to talk to it.
@@ -361,14 +351,6 @@ pub enum Ordered {
     Cancel {
         id: u64,
     },
-}
-
-impl Ordered {
-    pub fn id(&self) -> u64 {
-        match self {
-            Self::Install { id, .. } | Self::Rollback { id, .. } | Self::Cancel { id } => *id,
-        }
-    }
 }
 
 /// An answer as a test reads it.
