@@ -48,10 +48,11 @@ pub fn run() -> Result<()> {
         );
         let (verb, text) = block.mark.split_once(' ').unwrap_or((&block.mark, ""));
         let mut shell = shell(block, &scratch);
+        let log = scratch.join(format!("line-{}.log", block.line));
         match verb {
             "run" => run_command(&mut shell)?,
-            "until" => drop(started(&mut shell, text, &scratch)?),
-            "keep" => kept.push(started(&mut shell, text, &scratch)?),
+            "until" => drop(started(&mut shell, text, &log)?),
+            "keep" => kept.push(started(&mut shell, text, &log)?),
             "skip" => println!("skipped: {text}"),
             _ => bail!("README.md:{}: `{verb}` is no mark", block.line),
         }
@@ -96,16 +97,15 @@ fn shell(block: &Block, scratch: &Path) -> Command {
 }
 
 /// Starts it and waits until it has printed `text`.
-fn started(shell: &mut Command, text: &str, scratch: &Path) -> Result<Background> {
-    let log = scratch.join("output.log");
-    let file = File::create(&log)?;
+fn started(shell: &mut Command, text: &str, log: &Path) -> Result<Background> {
+    let file = File::create(log)?;
     shell
         .stdout(file.try_clone()?)
         .stderr(file)
         .process_group(0);
     let mut running = Background::start_group(shell)?;
     for _ in 0..WAIT_SECONDS_MAX * 5 {
-        let printed = fs::read_to_string(&log)?;
+        let printed = fs::read_to_string(log)?;
         if printed.contains(text) {
             println!("{printed}");
             return Ok(running);
@@ -115,7 +115,7 @@ fn started(shell: &mut Command, text: &str, scratch: &Path) -> Result<Background
         }
         thread::sleep(Duration::from_millis(200));
     }
-    let printed = fs::read_to_string(&log)?;
+    let printed = fs::read_to_string(log)?;
     bail!("it did not print {text:?} in {WAIT_SECONDS_MAX} s:\n{printed}")
 }
 

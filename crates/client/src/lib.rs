@@ -1,5 +1,5 @@
 //! Typed access to a fota server: the manager API for operators' tools, and the device API for
-//! simulated devices. `docs/http-map.md` is the list of what it speaks.
+//! simulated devices. The list of what it speaks is `/api/openapi.json` of any server.
 //!
 //! It turns calls into requests and answers into values, and nothing else: it decides nothing,
 //! prints nothing and keeps no state beyond the connection. What a refusal means for the caller is
