@@ -174,7 +174,7 @@ impl SimDevice {
     pub async fn run(mut self) -> StartError {
         loop {
             if let Err(error) = self.live_once().await {
-                self.say(&error);
+                self.say(error);
                 return error;
             }
         }

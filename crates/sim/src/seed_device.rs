@@ -129,7 +129,7 @@ impl SeedDevice {
     pub async fn run(mut self) -> StartError {
         loop {
             if let Err(error) = self.live_once().await {
-                self.console.say(&self.name, &error);
+                self.console.say(&self.name, error);
                 return error;
             }
         }
