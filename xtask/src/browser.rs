@@ -41,7 +41,7 @@ fn address(log: &std::path::Path, demo: &mut Background) -> Result<String> {
         let printed = fs::read_to_string(log)?;
         let word = printed
             .split_whitespace()
-            .find(|word| word.starts_with("http://"));
+            .find(|word| word.starts_with("http://") && word.contains("token="));
         if let (Some(word), true) = (word, printed.contains('\n')) {
             return Ok(word.trim_end_matches(['.', ',', ')']).to_owned());
         }
