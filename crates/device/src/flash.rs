@@ -204,3 +204,60 @@ impl<F: MultiwriteNorFlash> Source for Guarded<F> {
 pub(crate) fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == BLANK)
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use fota_sim::flash::SimFlash;
+    use std::vec;
+
+    const fn region(offset: u32, size: u32) -> Region {
+        Region { offset, size }
+    }
+
+    #[test]
+    fn only_the_target_slot_and_otadata_can_be_changed() {
+        let mut flash = Guarded::new(SimFlash::new(1 << 20));
+        let (running, otadata, target) = (
+            region(0x1_0000, 0x1_0000),
+            region(0xd000, 0x2000),
+            region(0x2_0000, 0x1_0000),
+        );
+        let refused = |at| Err(Fault::Forbidden { at });
+        assert_eq!(flash.erase(0x2_0000, 4096), refused(0x2_0000), "not open");
+        flash.open(running, otadata, Some(target));
+        for at in [0, 0x8000, 0xc000, 0xf000, 0x1_0000, 0x1_f000, 0x3_0000] {
+            assert_eq!(flash.erase(at, 4096), refused(at));
+            assert_eq!(flash.program(at, &[0; 4]), refused(at));
+        }
+        assert_eq!(
+            flash.erase(0xe000, 2 * 4096),
+            refused(0xe000),
+            "over the edge"
+        );
+        for at in [0xd000, 0xe000, 0x2_0000, 0x2_f000] {
+            assert_eq!(flash.erase(at, 4096), Ok(()));
+            assert_eq!(flash.program_checked(at, &[0; 4]), Ok(()));
+        }
+        // A target that overlaps what runs opens nothing of it.
+        flash.open(running, otadata, Some(region(0x1_0000, 0x2_0000)));
+        assert_eq!(flash.erase(0x1_f000, 2 * 4096), refused(0x1_f000));
+        assert_eq!(flash.erase(0x2_0000, 4096), Ok(()));
+    }
+
+    #[test]
+    fn any_bytes_can_be_read_by_words() {
+        let content: vec::Vec<u8> = (0..1024_u32).map(|byte| (byte * 7) as u8).collect();
+        let mut flash = SimFlash::new(4096);
+        flash.load(0, &content).expect("fits");
+        let mut flash = Guarded::new(flash);
+        for from in 0..9 {
+            for len in [0, 1, 3, 4, 5, 63, 64, 65, 255, 256, 300] {
+                let mut found = vec![0; len];
+                assert_eq!(flash.read(from as u32, &mut found), Ok(()));
+                assert_eq!(found, content[from..from + len], "{from} + {len}");
+            }
+        }
+    }
+}

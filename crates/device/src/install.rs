@@ -263,9 +263,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             return Err(Unproven::Digest);
         };
         let image = check_with_head(&mut self.flash, slot, job)?;
-        if image.header.chip != Some(self.boot.chip) {
-            return Err(Unproven::Chip(image.header.chip_id));
-        }
+        // The chip id is in the head, which `refusal` has seen.
         if let Some(revision) = self.boot.chip_revision
             && !image.header.allows_revision(revision)
         {
@@ -427,8 +425,6 @@ enum Unproven {
     Digest,
     #[error(transparent)]
     Image(ImageError),
-    #[error("image is for chip id {0:#06x}")]
-    Chip(u16),
     #[error("image needs chip revision {needs} or another; this is {this}")]
     Revision { needs: u16, this: u16 },
     #[error("image has another app_elf_sha256 than the order's")]
@@ -442,7 +438,6 @@ impl Unproven {
         match self {
             Self::Digest => FailureCode::HashMismatch,
             Self::Image(_) | Self::Elf => FailureCode::ImageInvalid,
-            Self::Chip(_) => FailureCode::WrongChip,
             Self::Revision { .. } => FailureCode::WrongRevision,
             Self::Flash(_) => FailureCode::FlashWrite,
         }

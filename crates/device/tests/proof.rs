@@ -191,8 +191,16 @@ impl NorFlash for Worn<'_> {
 
 impl MultiwriteNorFlash for Worn<'_> {}
 
+/// When the worn place was found.
+#[derive(Debug, PartialEq)]
+enum When {
+    /// Before the first byte of the download.
+    AtOrder,
+    Later,
+}
+
 /// What comes of an install on a flash that is worn at `place`.
-fn install_worn(place: u32) -> (Bench, Result<(), FailureCode>) {
+fn install_worn(place: u32) -> (Bench, When, Result<(), FailureCode>) {
     let mut bench = updated(false);
     let artifact = firmware("3.0.0", Behaviour::Works);
     let worn = Worn {
@@ -204,44 +212,117 @@ fn install_worn(place: u32) -> (Bench, Result<(), FailureCode>) {
         panic!("it runs");
     };
     let server = ScriptedServer::new(9, Ask::Install(artifact.clone()));
-    let result = match exchange_with(&mut updater, &server) {
+    let (when, result) = match exchange_with(&mut updater, &server) {
         Next::Download(_) => {
             updater.receive(artifact.bytes()).unwrap();
-            match updater.prove() {
+            let result = match updater.prove() {
                 Ok(verified) => verified
                     .activate()
                     .map(drop)
                     .map_err(|_| FailureCode::FlashWrite),
                 Err(ProveError::Failed(code)) => Err(code),
                 Err(error) => panic!("{error}"),
-            }
+            };
+            (When::Later, result)
         }
         next => {
             assert_eq!(next, Next::CheckIn, "the order has ended");
             assert_eq!(updater.receive(&[0]), Err(ReceiveError::NotDownloading));
-            Err(FailureCode::FlashWrite)
+            (When::AtOrder, Err(FailureCode::FlashWrite))
         }
     };
     drop(updater);
-    (bench, result)
+    (bench, when, result)
 }
 
 #[test]
 fn worn_flash_is_found_before_the_switch() {
     let write = Err(FailureCode::FlashWrite);
-    for (place, expected) in [
-        (SLOTS[0] + 5, write),
-        (SLOTS[0] + 100_000, Err(FailureCode::HashMismatch)),
-        (OTADATA[0], write),
-        (OTADATA[0] + 5, write),
-        (OTADATA[0] + 24, write),
-        (OTADATA[0] + 29, write),
+    for (place, when, expected) in [
+        (SLOTS[0], When::AtOrder, write),
+        (SLOTS[0] + 5, When::Later, write),
+        (
+            SLOTS[0] + 100_000,
+            When::Later,
+            Err(FailureCode::HashMismatch),
+        ),
+        (OTADATA[0], When::Later, write),
+        (OTADATA[0] + 5, When::Later, write),
+        (OTADATA[0] + 24, When::Later, write),
+        (OTADATA[0] + 29, When::AtOrder, write),
     ] {
-        let (bench, result) = install_worn(place);
-        assert_eq!(result, expected, "worn at {place:#x}");
+        let (bench, found, result) = install_worn(place);
+        assert_eq!((found, result), (when, expected), "worn at {place:#x}");
         assert_eq!(common::runs(&bench), "2.0.0", "worn at {place:#x}");
         assert!(bootable(&bench.flash, SLOTS[1]).is_some());
     }
+}
+
+/// A flash in which programming one place disturbs another.
+struct Disturbed<'a> {
+    flash: &'a mut SimFlash,
+    place: u32,
+    other: u32,
+}
+
+impl ErrorType for Disturbed<'_> {
+    type Error = FlashError;
+}
+
+impl ReadNorFlash for Disturbed<'_> {
+    const READ_SIZE: usize = 1;
+
+    fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), FlashError> {
+        ReadNorFlash::read(self.flash, offset, bytes)
+    }
+
+    fn capacity(&self) -> usize {
+        self.flash.capacity()
+    }
+}
+
+impl NorFlash for Disturbed<'_> {
+    const WRITE_SIZE: usize = 4;
+    const ERASE_SIZE: usize = 4096;
+
+    fn erase(&mut self, from: u32, to: u32) -> Result<(), FlashError> {
+        self.flash.erase(from, to)
+    }
+
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), FlashError> {
+        self.flash.write(offset, bytes)?;
+        if offset == self.place && bytes[0] == app::MAGIC {
+            let there = self.flash.bytes(self.other..self.other + 1)?;
+            self.flash.load(self.other, &[there[0] ^ 0x10])?;
+        }
+        Ok(())
+    }
+}
+
+impl MultiwriteNorFlash for Disturbed<'_> {}
+
+#[test]
+fn what_changes_while_the_head_is_programmed_is_found() {
+    let mut bench = updated(false);
+    let artifact = firmware("3.0.0", Behaviour::Works);
+    let disturbed = Disturbed {
+        flash: &mut bench.flash,
+        place: SLOTS[0],
+        other: SLOTS[0] + 120_000,
+    };
+    let info = common::boot_info(SLOTS[1], ResetReason::PowerOn);
+    let Ok(Started::Run(mut updater)) = Updater::start(disturbed, info) else {
+        panic!("it runs");
+    };
+    let server = ScriptedServer::new(9, Ask::Install(artifact.clone()));
+    exchange_with(&mut updater, &server);
+    updater.receive(artifact.bytes()).unwrap();
+    let error = ProveError::Failed(FailureCode::HashMismatch);
+    assert_eq!(updater.prove().unwrap_err(), error);
+    drop(updater);
+    assert_eq!(common::runs(&bench), "2.0.0");
+    let head = bench.flash.bytes(SLOTS[0]..SLOTS[0] + 16).unwrap();
+    assert_eq!(head, [0; 16], "and its head is gone again");
 }
 
 #[test]

@@ -102,6 +102,9 @@ pub struct Bench {
     pub starts: u32,
     /// How often an image was activated.
     pub activations: u32,
+    /// The first flash operation of the app in the last start; all before are the bootloader's.
+    /// None where the bootloader did not get so far.
+    pub app_from_op: Option<u64>,
     /// The first flash operation of the last confirmation of a trial.
     pub confirm_op: Option<u64>,
     /// What the device reported.
@@ -126,6 +129,7 @@ impl Bench {
             downloaded_bytes: 0,
             starts: 0,
             activations: 0,
+            app_from_op: None,
             confirm_op: None,
             outcomes: Vec::new(),
             nonce: 0,
@@ -151,6 +155,7 @@ impl Bench {
     /// slot, bootloader and table are protected meanwhile.
     pub fn start(&mut self) -> Result<Ended, BenchError> {
         self.flash.unprotect_all();
+        self.app_from_op = None;
         let boot = match self.bootloader.boot(&mut self.flash) {
             Ok(boot) => boot,
             Err(NoBoot::PowerLost) => return Ok(Ended::PowerLost),
@@ -159,6 +164,7 @@ impl Bench {
         self.flash.protect(0..TABLE_OFFSET + 0x1000);
         self.flash.protect(boot.region.offset..boot.region.end());
         self.starts += 1;
+        self.app_from_op = Some(self.flash.ops());
         match self.app(&boot) {
             Err(BenchError::Device { .. }) if !self.flash.is_powered() => Ok(Ended::PowerLost),
             ended => ended,

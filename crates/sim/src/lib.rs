@@ -11,6 +11,7 @@ pub mod firmware;
 pub mod flash;
 pub mod fleet;
 pub mod link;
+pub mod powercut;
 pub mod seed_device;
 pub mod scripted;
 pub mod transfer;

@@ -11,7 +11,7 @@ use embedded_storage::nor_flash::NorFlash;
 use fota_device::{Started, Updater};
 use fota_image::{
     app::{self, CheckError, Window},
-    otadata::{self, ENTRY_BYTES, Entry, SECTOR_BYTES},
+    otadata::{self, ENTRY_BYTES, Entry, SECTOR_BYTES, State},
     partition::{Layout, TABLE_OFFSET},
 };
 use fota_proto::{FailureCode, Sha256, checkin::ResetReason};
@@ -97,6 +97,12 @@ pub enum Broken {
         entry: usize,
         /// The slot.
         slot: u8,
+    },
+    /// A torn write or erase made an entry that boots and that nobody wrote.
+    #[error("otadata entry {entry} is usable, and neither what it was nor what it was to become")]
+    Torn {
+        /// Index of the entry.
+        entry: usize,
     },
     /// The new image runs and nobody would take it back.
     #[error("an image runs unconfirmed and is not on trial")]
@@ -189,17 +195,25 @@ impl Story {
         };
         let log = undisturbed.flash.log();
         for (number, op) in (first..).zip(log) {
+            let mut meant = Vec::new();
             for tear in tears(op, self.is_otadata(op)) {
                 figures.planned += 1;
-                self.cut(&starts, &undisturbed, number, tear, &mut figures)
-                    .map_err(|broken| {
-                        Box::new(Violation {
-                            op: *op,
-                            number,
-                            tear,
-                            broken,
-                        })
-                    })?;
+                self.cut(
+                    &starts,
+                    &undisturbed,
+                    number,
+                    tear,
+                    &mut meant,
+                    &mut figures,
+                )
+                .map_err(|broken| {
+                    Box::new(Violation {
+                        op: *op,
+                        number,
+                        tear,
+                        broken,
+                    })
+                })?;
             }
         }
         Ok(figures)
@@ -259,6 +273,7 @@ impl Story {
         undisturbed: &Bench,
         number: u64,
         tear: Tear,
+        meant: &mut Vec<(u32, State)>,
         figures: &mut Figures,
     ) -> Result<(), Broken> {
         let is_before = |bench: &&Bench| bench.flash.ops() <= number;
@@ -273,6 +288,7 @@ impl Story {
         bench.reset = ResetReason::PowerOn;
         let may_be_confirmed = undisturbed.confirm_op.is_some_and(|op| number >= op);
         self.judge_flash(&bench)?;
+        self.judge_entries(&bench, tear, meant)?;
         self.judge_boot(&bench, may_be_confirmed)?;
         let starts_before = bench.starts;
         bench.run(STARTS_MAX)?;
@@ -290,8 +306,7 @@ impl Story {
     /// nothing else.
     fn judge_flash(&self, bench: &Bench) -> Result<(), Broken> {
         let mut flash = bench.flash.clone();
-        let layout = Layout::read(&mut flash, TABLE_OFFSET, DEFAULT_BYTES as u32)
-            .map_err(|_| Broken::NotAuthentic { place: "the table" })?;
+        let layout = self.layout(bench)?;
         let mut is_authentic = [false; 2];
         for (slot, is_authentic) in layout.slots().iter().zip(&mut is_authentic) {
             let mut window = Window {
@@ -313,6 +328,37 @@ impl Story {
             }
         }
         Ok(())
+    }
+
+    /// What can be chosen after a torn operation of the device crate could be chosen before it, or
+    /// after it. (The bootloader's own operations tear as they do.) `meant` collects both; they are
+    /// the first two tears of an operation.
+    fn judge_entries(
+        &self,
+        bench: &Bench,
+        tear: Tear,
+        meant: &mut Vec<(u32, State)>,
+    ) -> Result<(), Broken> {
+        if bench.app_from_op.is_none() {
+            return Ok(());
+        }
+        let layout = self.layout(bench)?;
+        for index in 0..2 {
+            let entry = read_entry(&bench.flash, layout.otadata.offset, index)?;
+            let choice = (entry.seq, entry.state);
+            if matches!(tear, Tear::Before | Tear::After) {
+                meant.push(choice);
+            } else if entry.usable() && !meant.contains(&choice) {
+                return Err(Broken::Torn { entry: index });
+            }
+        }
+        Ok(())
+    }
+
+    fn layout(&self, bench: &Bench) -> Result<Layout, Broken> {
+        let mut flash = bench.flash.clone();
+        Layout::read(&mut flash, TABLE_OFFSET, DEFAULT_BYTES as u32)
+            .map_err(|_| Broken::NotAuthentic { place: "the table" })
     }
 
     /// What would boot now, and whether it is watched.
