@@ -1,8 +1,8 @@
 //! The simulated ESP32: flash, bootloader, firmware, network and clock, and devices made of them.
 #![warn(missing_docs)]
 
-pub mod board;
 pub mod bench;
+pub mod board;
 pub mod boot;
 pub mod clock;
 pub mod console;
@@ -12,6 +12,6 @@ pub mod flash;
 pub mod fleet;
 pub mod link;
 pub mod powercut;
-pub mod seed_device;
 pub mod scripted;
+pub mod seed_device;
 pub mod transfer;

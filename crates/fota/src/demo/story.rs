@@ -24,7 +24,7 @@ use super::{
     watch::Watch,
     world::World,
 };
-use crate::{output::to_stdout, text};
+use crate::{clock::now, output::to_stdout, text};
 use fota_image::Grouped;
 
 /// Room for the text of a line, behind its indent.
@@ -55,9 +55,9 @@ impl<'w> Story<'w> {
             world,
             client,
             patience: pace.patience,
-            started: Instant::now(),
+            started: now(),
             following: None,
-            said: (Instant::now(), String::new()),
+            said: (now(), String::new()),
             rows: Vec::new(),
         }
     }
@@ -71,7 +71,10 @@ impl<'w> Story<'w> {
         let bad = self.upload("2", BAD).await.context("step 2: upload")?;
         self.canary(&bad).await.context("step 3: the canary")?;
         self.sleepers(true);
-        let rollout = self.to_everybody(&bad).await.context("step 3: everybody")?;
+        let rollout = self
+            .roll_out_to_all(&bad)
+            .await
+            .context("step 3: everybody")?;
         self.lost_wifi(rollout.id)
             .await
             .context("step 4: lost Wi-Fi")?;
@@ -123,14 +126,17 @@ impl<'w> Story<'w> {
                 },
             )
             .await?;
+        let speaks_seed = |device: &&Device| device.protocol == "seed";
         let seed: Vec<_> = devices
             .iter()
-            .filter(|device| device.protocol == "seed")
+            .filter(speaks_seed)
+            .map(|device| &*device.id)
             .collect();
+        if seed != [SEED_DEVICE] {
+            bail!("devices that speak the seed's API: {seed:?}");
+        }
         seen(&format!(
-            "{count} online, all on {FACTORY}; {} speak the seed's API: {}",
-            seed.len(),
-            ids(&seed)
+            "{count} online, all on {FACTORY}; {SEED_DEVICE} speaks only the seed's API"
         ));
         Ok(())
     }
@@ -192,7 +198,7 @@ impl<'w> Story<'w> {
         }
     }
 
-    async fn to_everybody(&mut self, release: &Release) -> Result<Rollout> {
+    async fn roll_out_to_all(&mut self, release: &Release) -> Result<Rollout> {
         command(&format!("fota update {BAD} --to all --max-failures 1"));
         let asleep: Vec<_> = (self.world.count - NIGHT_DEVICES + 1..=self.world.count)
             .map(name)
@@ -427,6 +433,10 @@ impl<'w> Story<'w> {
             "TIME",
         ];
         say(&text::table(&head, &self.rows));
+        say(
+            "BYTES SENT is what the server handed to the network: the base64 of the seed's chunks\n\
+             and what was on its way when the Wi-Fi went are in it.\n",
+        );
         let versions: Vec<_> = versions
             .iter()
             .map(|(v, n)| format!("{n} on {v}"))
@@ -457,7 +467,7 @@ impl<'w> Story<'w> {
         };
         let rollout = self.client.start_rollout(&request).await?;
         self.following = Some(rollout.id);
-        self.said.0 = Instant::now();
+        self.said.0 = now();
         Ok(rollout)
     }
 
@@ -474,7 +484,7 @@ impl<'w> Story<'w> {
         if self.said.1 != news {
             seen(&news);
         }
-        self.said = (Instant::now(), news);
+        self.said = (now(), news);
         Ok(())
     }
 
@@ -578,11 +588,6 @@ fn text_of_counts(detail: &RolloutDetail) -> String {
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
     parts.join(", ")
-}
-
-fn ids(devices: &[&Device]) -> String {
-    let ids: Vec<_> = devices.iter().map(|device| device.id.as_str()).collect();
-    ids.join(", ")
 }
 
 fn heading(step: &str, text: &str) {

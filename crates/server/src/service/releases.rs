@@ -74,7 +74,15 @@ pub async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, bool)
 /// The release that holds the same bytes; refuses bytes that contradict a release.
 async fn find_same(tx: &mut Tx, new: &Release) -> Result<Option<Release>, Refusal> {
     if let Some(same) = tx.release_by_sha(new.sha256).await? {
-        return Ok(Some(same));
+        if new.elf.is_some() || same.version == new.version {
+            return Ok(Some(same));
+        }
+        // A file that is no image says nothing of itself: its version is only what it was called.
+        let detail = format!(
+            "these bytes are release {} already, as version {}: one file has one version",
+            same.id, same.version
+        );
+        return Err(Refusal::conflict("bytes_exist", detail).of("version"));
     }
     for other in tx.releases_by_version(&new.version).await? {
         if other.project == new.project && other.chip == new.chip {
