@@ -78,7 +78,17 @@ pub async fn run(args: Args, server: &str) -> anyhow::Result<()> {
     let mut fleet = Fleet::start(&config, &console)?;
     let devices = text::count(u64::from(args.devices), "simulated device");
     output::to_stderr(&format!("{devices} against {server}; Ctrl-C ends them\n"));
+    let is_native = args.protocol == Protocol::Native;
+    let online = fleet.online();
+    let tell = async {
+        online.await;
+        if is_native {
+            output::to_stderr("all of them have checked in\n");
+        }
+        std::future::pending::<()>().await
+    };
     tokio::select! {
+        () = tell => Ok(()),
         () = fleet.run() => bail!("no device boots any more"),
         ctrl_c = tokio::signal::ctrl_c() => ctrl_c.context("cannot wait for Ctrl-C"),
     }

@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     board::{Board, StartError, factory_flash},
     console::Console,
-    device::{DeviceConfig, SimDevice},
+    device::{Counters, DeviceConfig, SimDevice},
     firmware::{self, Spec},
     flash::{FlashError, SimFlash},
     link::SimLink,
@@ -22,6 +22,9 @@ use crate::{
 pub const DEVICES_MAX: u32 = 10_000;
 /// Starts per second, so that a large fleet does not connect all at once.
 const STARTS_PER_S: f64 = 500.0;
+
+/// Between two looks at whether a device has been answered.
+const ONLINE_POLL: Duration = Duration::from_millis(50);
 
 /// What a fleet speaks.
 #[derive(Clone, Debug)]
@@ -82,6 +85,8 @@ pub enum FleetError {
 #[derive(Debug)]
 pub struct Fleet {
     devices: JoinSet<StartError>,
+    /// Of the native ones.
+    counters: Vec<Counters>,
 }
 
 impl Fleet {
@@ -94,6 +99,7 @@ impl Fleet {
         let client = DeviceClient::new(&config.server, None)?;
         let mut fleet = Self {
             devices: JoinSet::new(),
+            counters: Vec::new(),
         };
         for index in 0..config.devices {
             let delay = Duration::from_secs_f64(f64::from(index) / STARTS_PER_S);
@@ -119,6 +125,7 @@ impl Fleet {
                 let link = config.link.live(config.speed);
                 let device =
                     SimDevice::new(config.native(id), client, board, link, console.clone());
+                self.counters.push(device.counters());
                 self.devices.spawn(async move {
                     sleep(delay).await;
                     device.run().await
@@ -133,6 +140,18 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the server has answered every native device.
+    pub fn online(&self) -> impl Future<Output = ()> + use<> {
+        let counters = self.counters.clone();
+        async move {
+            for device in &counters {
+                while device.check_ins() == 0 {
+                    sleep(ONLINE_POLL).await;
+                }
+            }
+        }
     }
 
     /// Waits until no device boots any more, which is not meant to happen.
