@@ -244,6 +244,10 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             held,
             reset: self.boot.reset,
             uptime_s,
+            root: None,
+            epoch: None,
+            challenge: None,
+            log: None,
         };
         checkin::encode(&message, buffer).expect("the longest check-in fits; fota-proto tests it")
     }

@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     Sha256,
-    limits::{HELD_DIGEST_BYTES, HELD_MAX, SLOTS_MAX},
+    limits::{CHALLENGE_BYTES, HELD_DIGEST_BYTES, HELD_MAX, SLOTS_MAX},
     list::List,
 };
 
@@ -80,6 +80,32 @@ pub struct CheckIn<'a> {
     /// Seconds since that reset.
     #[n(16)]
     pub uptime_s: u32,
+    /// Version of the root that the device trusts: it takes only answers that an online key of
+    /// this root has signed. 0 asks for a first root to trust; none takes unsigned answers.
+    #[n(17)]
+    pub root: Option<u32>,
+    /// Security epoch below which it starts nothing.
+    #[n(18)]
+    pub epoch: Option<u32>,
+    /// The challenge of the last answer, where the check-in is sealed.
+    #[cbor(n(19), with = "minicbor::bytes")]
+    pub challenge: Option<[u8; CHALLENGE_BYTES]>,
+    /// The head of the release log that the device has seen last.
+    #[n(20)]
+    pub log: Option<LogHead>,
+}
+
+/// The head of the release log: how many releases it holds, and the root of the Merkle tree over
+/// them (RFC 9162 section 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct LogHead {
+    /// Number of entries.
+    #[n(0)]
+    pub size: u64,
+    /// Root hash.
+    #[n(1)]
+    pub root: Sha256,
 }
 
 /// How far the running image is trusted.
@@ -265,6 +291,36 @@ pub struct Answer<'a> {
     /// The order that stands; none is "nothing for you".
     #[b(4)]
     pub order: Option<Order<'a>>,
+    /// The device it is for; a signed answer must name it.
+    #[b(5)]
+    pub device: Option<&'a str>,
+    /// Version of the newest root; a device that trusts an older one fetches the next of
+    /// `GET /d/v1/roots/{version}`.
+    #[n(6)]
+    pub root: Option<u32>,
+    /// What the next sealed check-in is to repeat.
+    #[cbor(n(7), with = "minicbor::bytes")]
+    pub challenge: Option<[u8; CHALLENGE_BYTES]>,
+    /// The head of the release log.
+    #[n(8)]
+    pub log: Option<LogHead>,
+}
+
+impl<'a> Answer<'a> {
+    /// "Nothing for you, come back then."
+    pub fn nothing(nonce: u64, retry_after_s: u32) -> Self {
+        Self {
+            protocol: VERSION,
+            nonce,
+            retry_after_s,
+            acknowledged: None,
+            order: None,
+            device: None,
+            root: None,
+            challenge: None,
+            log: None,
+        }
+    }
 }
 
 /// An order that stands until the device is seen to have carried it out.
@@ -318,6 +374,12 @@ pub struct Install<'a> {
     /// Seconds after its first start within which the image must confirm itself.
     #[n(6)]
     pub trial_deadline_s: u32,
+    /// The signed release, by the SHA-256 of its envelope: `GET /d/v1/blobs/{sha256}`.
+    #[n(7)]
+    pub release: Option<Sha256>,
+    /// Where the image lies with its index (see [`crate::signed::index`]).
+    #[n(8)]
+    pub artifact: Option<Sha256>,
 }
 
 /// An image to leave.
@@ -388,6 +450,13 @@ mod tests {
             held,
             reset: ResetReason::External,
             uptime_s: u32::MAX,
+            root: Some(u32::MAX),
+            epoch: Some(u32::MAX),
+            challenge: Some([9; CHALLENGE_BYTES]),
+            log: Some(LogHead {
+                size: u64::MAX,
+                root: elf,
+            }),
         }
     }
 
@@ -414,16 +483,16 @@ mod tests {
             version: "1.0.6",
             resume_from: 4096,
             trial_deadline_s: 300,
+            release: Some(Sha256([3; 32])),
+            artifact: Some(Sha256([4; 32])),
         };
         let answer = Answer {
-            protocol: VERSION,
-            nonce: 7,
-            retry_after_s: 60,
             acknowledged: Some(41),
             order: Some(Order {
                 id: 42,
                 action: Action::Install(install),
             }),
+            ..Answer::nothing(7, 60)
         };
         let mut buffer = [0; CHECK_IN_BYTES_MAX];
         let bytes = encode(&answer, &mut buffer).expect("fits");

@@ -34,3 +34,20 @@ pub const NOTES_BYTES_MAX: usize = 4096;
 pub const GROUP_NAME_BYTES_MAX: usize = 64;
 /// Targets that may be named in one request; larger sets are groups.
 pub const TARGETS_MAX: usize = 10_000;
+/// Largest root, release or signed answer with its envelope, bytes.
+pub const OBJECT_BYTES_MAX: usize = 1024;
+/// Largest check-in with the device's seal around it, bytes.
+pub const SEALED_BYTES_MAX: usize = CHECK_IN_BYTES_MAX + 112;
+/// Signatures of one object: those of two thresholds at a change of root, and a spare. Each costs
+/// a device some 60 ms.
+pub const SIGNATURES_MAX: usize = 6;
+/// Keys that one root can name; eight and six signatures fit an object.
+pub const KEYS_MAX: usize = 8;
+/// Patches that a release key can vouch for; others are proven by the index alone.
+pub const SIGNED_DELTAS_MAX: usize = 2;
+/// Longest address of an advisory in a release, bytes.
+pub const ADVISORY_BYTES_MAX: usize = 96;
+/// Length of the secret that a device may share with its server, bytes.
+pub const DEVICE_SECRET_BYTES: usize = 32;
+/// Length of a challenge, bytes.
+pub const CHALLENGE_BYTES: usize = 8;

@@ -59,6 +59,10 @@ fn idle() -> CheckIn<'static> {
         held: List::new(),
         reset: ResetReason::PowerOn,
         uptime_s: 12,
+        root: None,
+        epoch: None,
+        challenge: None,
+        log: None,
     }
 }
 
@@ -71,17 +75,16 @@ fn install() -> Answer<'static> {
         version: "1.0.6",
         resume_from: 0,
         trial_deadline_s: 300,
+        release: None,
+        artifact: None,
     };
     let order = Order {
         id: 42,
         action: Action::Install(install),
     };
     Answer {
-        protocol: VERSION,
-        nonce: 7,
-        retry_after_s: 60,
-        acknowledged: None,
         order: Some(order),
+        ..Answer::nothing(7, 60)
     }
 }
 

@@ -93,9 +93,6 @@ impl ScriptedServer {
         let outcome = check_in.outcome.as_ref().map(|outcome| outcome.order);
         let stands = outcome != Some(self.order);
         let answer = Answer {
-            protocol: checkin::VERSION,
-            nonce: check_in.nonce,
-            retry_after_s: RETRY_AFTER_S,
             acknowledged: outcome,
             order: self
                 .action(check_in)
@@ -104,6 +101,7 @@ impl ScriptedServer {
                     id: self.order,
                     action,
                 }),
+            ..Answer::nothing(check_in.nonce, RETRY_AFTER_S)
         };
         let mut buffer = [0; CHECK_IN_BYTES_MAX];
         let encoded = checkin::encode(&answer, &mut buffer);
@@ -140,6 +138,8 @@ impl ScriptedServer {
             version: &artifact.version,
             resume_from: artifact.longest_held(&check_in.held),
             trial_deadline_s: self.trial_deadline_s,
+            release: None,
+            artifact: None,
         }
     }
 }

@@ -408,5 +408,9 @@ fn check_in<'a>(id: &'a str, outcome: Option<Outcome<'a>>) -> CheckIn<'a> {
         held: Default::default(),
         reset: ResetReason::PowerOn,
         uptime_s: 1,
+        root: None,
+        epoch: None,
+        challenge: None,
+        log: None,
     }
 }

@@ -182,11 +182,9 @@ async fn answer(
         }),
     };
     encode(&Answer {
-        protocol: checkin::VERSION,
-        nonce: message.nonce,
-        retry_after_s: decision.retry_after_s,
         acknowledged: decision.acknowledged,
         order,
+        ..Answer::nothing(message.nonce, decision.retry_after_s)
     })
 }
 
@@ -208,6 +206,8 @@ async fn install<'r>(
         version: &release.version,
         resume_from: service::download::longest_held(state, release.sha256, held).await?,
         trial_deadline_s,
+        release: None,
+        artifact: None,
     }))
 }
 

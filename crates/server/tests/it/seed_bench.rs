@@ -192,6 +192,10 @@ impl Bench {
             held: Default::default(),
             reset: ResetReason::PowerOn,
             uptime_s: 1,
+            root: None,
+            epoch: None,
+            challenge: None,
+            log: None,
         };
         let mut buffer = [0; 1024];
         let body = encode(&check_in, &mut buffer).expect("fits").to_vec();

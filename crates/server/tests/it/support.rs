@@ -463,6 +463,10 @@ impl TestDevice {
             held,
             reset: ResetReason::PowerOn,
             uptime_s: 5,
+            root: None,
+            epoch: None,
+            challenge: None,
+            log: None,
         };
         let mut buffer = [0; 1024];
         checkin::encode(&check_in, &mut buffer)
