@@ -1,7 +1,12 @@
 //! The device API, for devices that are simulated.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use fota_proto::{Sha256, limits::CHECK_IN_BYTES_MAX};
+use fota_proto::{
+    Sha256,
+    limits::{CHECK_IN_BYTES_MAX, OBJECT_BYTES_MAX},
+};
 use reqwest::{StatusCode, header};
 
 use crate::{Error, REQUEST_TIMEOUT, Result, connection, manager::chunk, send};
@@ -56,15 +61,42 @@ impl DeviceClient {
         Ok(answer.to_vec())
     }
 
-    /// The bytes of a blob from position `from` on.
+    /// A root of trust, as it was signed.
+    pub async fn root(&self, version: u32) -> Result<Vec<u8>> {
+        self.small(format!("{}/d/v1/roots/{version}", self.base))
+            .await
+    }
+
+    /// A signed object, whole.
+    pub async fn object(&self, sha256: &Sha256) -> Result<Vec<u8>> {
+        self.small(format!("{}/d/v1/blobs/{sha256}", self.base))
+            .await
+    }
+
+    async fn small(&self, url: String) -> Result<Vec<u8>> {
+        let mut response = send(self.http.get(&url).timeout(REQUEST_TIMEOUT)).await?;
+        let mut body = Vec::new();
+        while let Some(part) = chunk(&mut response, &url).await? {
+            body.extend(part);
+            if body.len() > OBJECT_BYTES_MAX {
+                let reason = format!("an object of more than {OBJECT_BYTES_MAX} bytes");
+                return Err(Error::protocol(&url, reason));
+            }
+        }
+        Ok(body)
+    }
+
+    /// The bytes of a blob in this range, which ends at the end of the blob or before it.
     ///
     /// # Errors
     /// [`Error::Protocol`] where status or `Content-Range` are not those of the bytes asked for.
-    pub async fn blob(&self, sha256: &Sha256, from: u64) -> Result<Blob> {
+    pub async fn blob(&self, sha256: &Sha256, range: Range<u64>) -> Result<Blob> {
         let url = format!("{}/d/v1/blobs/{sha256}", self.base);
+        let (from, to) = (range.start, range.end);
         let mut request = self.http.get(&url);
         if from > 0 {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
+            let last = to.saturating_sub(1);
+            request = request.header(header::RANGE, format!("bytes={from}-{last}"));
         }
         if let Some(id) = &self.id {
             request = request.header("Device-ID", id);
@@ -72,13 +104,14 @@ impl DeviceClient {
         let response = send(request).await?;
         let total = match from {
             0 => whole(&response),
-            _ => part(&response, from),
+            _ => part(&response, &range),
         };
         let total = total.map_err(|reason| Error::protocol(&url, reason))?;
         Ok(Blob {
             response,
             url,
             total,
+            end: if from == 0 { total } else { to },
             position: from,
         })
     }
@@ -90,6 +123,7 @@ pub struct Blob {
     response: reqwest::Response,
     url: String,
     total: u64,
+    end: u64,
     position: u64,
 }
 
@@ -104,7 +138,7 @@ impl Blob {
         self.position
     }
 
-    /// The next bytes; none at the end of the blob.
+    /// The next bytes; none at the end of the range.
     ///
     /// # Errors
     /// [`Error::Unreachable`] where the connection breaks before the end.
@@ -114,10 +148,10 @@ impl Blob {
                 self.position += bytes.len() as u64;
                 Ok(Some(bytes))
             }
-            None if self.position == self.total => Ok(None),
+            None if self.position == self.end => Ok(None),
             None => Err(Error::Unreachable {
                 url: self.url.clone(),
-                reason: format!("ended at byte {} of {}", self.position, self.total),
+                reason: format!("ended at byte {} of {}", self.position, self.end),
             }),
         }
     }
@@ -132,7 +166,7 @@ fn whole(response: &reqwest::Response) -> std::result::Result<u64, String> {
         .ok_or_else(|| "no Content-Length".to_owned())
 }
 
-fn part(response: &reqwest::Response, from: u64) -> std::result::Result<u64, String> {
+fn part(response: &reqwest::Response, wanted: &Range<u64>) -> std::result::Result<u64, String> {
     if response.status() != StatusCode::PARTIAL_CONTENT {
         return Err(format!("HTTP {} for a part of a blob", response.status()));
     }
@@ -141,9 +175,9 @@ fn part(response: &reqwest::Response, from: u64) -> std::result::Result<u64, Str
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     match parse_content_range(range) {
-        Some((first, last, total)) if first == from && last + 1 == total => Ok(total),
+        Some((first, last, total)) if (first, last + 1) == (wanted.start, wanted.end) => Ok(total),
         _ => Err(format!(
-            "Content-Range {range:?} for bytes {from}- of a blob"
+            "Content-Range {range:?} for bytes {wanted:?} of a blob"
         )),
     }
 }

@@ -49,22 +49,23 @@ pub enum Fault {
         /// Where in flash.
         at: u32,
     },
-    /// The gate: neither the target slot nor otadata. Nothing was written.
-    #[error("write at {at:#x} refused: it is outside the target slot and otadata")]
+    /// The gate: neither the target slot nor otadata nor the trust partition. Nothing was written.
+    #[error("write at {at:#x} refused: it is outside the target slot, otadata and trust partition")]
     Forbidden {
         /// Where in flash.
         at: u32,
     },
 }
 
-/// A flash of which only the target slot and the two otadata sectors can be changed.
+/// A flash of which only the target slot, the two otadata sectors and the trust partition can be
+/// changed.
 ///
 /// This is the one place that decides what may be written. The running partition is kept out by
 /// name too, so that a wrong target could not open it.
 pub(crate) struct Guarded<F> {
     flash: F,
     running: Region,
-    writable: [Region; 2],
+    writable: [Region; 3],
 }
 
 impl<F: MultiwriteNorFlash> Guarded<F> {
@@ -78,14 +79,16 @@ impl<F: MultiwriteNorFlash> Guarded<F> {
         Self {
             flash,
             running: Region::default(),
-            writable: [Region::default(); 2],
+            writable: [Region::default(); 3],
         }
     }
 
-    /// Opens the target slot and otadata, never what overlaps the running partition.
-    pub(crate) fn open(&mut self, running: Region, otadata: Region, target: Option<Region>) {
+    /// Opens otadata and the other regions given: the target slot, the trust partition. Never
+    /// what overlaps the running partition.
+    pub(crate) fn open(&mut self, running: Region, otadata: Region, others: [Option<Region>; 2]) {
         self.running = running;
-        self.writable = [otadata, target.unwrap_or_default()];
+        let [target, trust] = others.map(Option::unwrap_or_default);
+        self.writable = [otadata, target, trust];
     }
 
     fn pass(&self, at: u32, bytes: u32) -> Result<(), Fault> {
@@ -226,7 +229,7 @@ mod tests {
         );
         let refused = |at| Err(Fault::Forbidden { at });
         assert_eq!(flash.erase(0x2_0000, 4096), refused(0x2_0000), "not open");
-        flash.open(running, otadata, Some(target));
+        flash.open(running, otadata, [Some(target), None]);
         for at in [0, 0x8000, 0xc000, 0xf000, 0x1_0000, 0x1_f000, 0x3_0000] {
             assert_eq!(flash.erase(at, 4096), refused(at));
             assert_eq!(flash.program(at, &[0; 4]), refused(at));
@@ -241,7 +244,7 @@ mod tests {
             assert_eq!(flash.program_checked(at, &[0; 4]), Ok(()));
         }
         // A target that overlaps what runs opens nothing of it.
-        flash.open(running, otadata, Some(region(0x1_0000, 0x2_0000)));
+        flash.open(running, otadata, [Some(region(0x1_0000, 0x2_0000)), None]);
         assert_eq!(flash.erase(0x1_f000, 2 * 4096), refused(0x1_f000));
         assert_eq!(flash.erase(0x2_0000, 4096), Ok(()));
     }

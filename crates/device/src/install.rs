@@ -16,14 +16,18 @@ use fota_proto::{
     FailureCode,
     checkin::{End, Install},
     limits::HEAD_BYTES,
+    signed::{Release, SignedError},
 };
+use sha2::Digest;
 
 use crate::{
+    feed::{Feed, FeedError, REJECTED_MAX},
     flash::{Fault, Guarded, is_blank},
     job::{Job, Stage, digest},
-    mark::{Mark, Verdict},
+    mark::{Mark, TRIAL_POWER_LOSS_MAX, Verdict},
     slot::Slot,
     trial::TRIAL_DEADLINE_S_DEFAULT,
+    trust::Known,
     updater::{Next, ResetNow, Updater},
 };
 
@@ -40,6 +44,27 @@ pub enum ReceiveError {
         /// How many.
         surplus: u32,
     },
+    /// A chunk or a page of the index is not what the signed release names: nothing of it was
+    /// programmed. Drop the connection and see [`Updater::next`]; after some of them the order ends.
+    #[error("the bytes at {at} of the image are not those of the signed release")]
+    NotAuthentic {
+        /// Where the chunk begins.
+        at: u32,
+    },
+    /// The flash; the order has ended with `flash_write`.
+    #[error(transparent)]
+    Flash(#[from] Fault),
+}
+
+/// Why a release was not taken. See [`Updater::next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// No order waits for one.
+    #[error("no order waits for a release")]
+    NotAwaited,
+    /// The server sent something else; ask again later.
+    #[error("these bytes are not the release that the order names")]
+    OtherBytes,
     /// The flash; the order has ended with `flash_write`.
     #[error(transparent)]
     Flash(#[from] Fault),
@@ -73,18 +98,19 @@ pub enum ActivateError {
 /// The image in the target slot is the ordered one, bit by bit, read back from flash. Only
 /// [`Updater::prove`] makes it, and only it can switch the boot choice.
 #[must_use = "call `activate` to boot the image"]
-pub struct Verified<'a, F> {
-    updater: &'a mut Updater<F>,
+pub struct Verified<'a, 'w, F> {
+    updater: &'a mut Updater<'w, F>,
 }
 
-impl<F> core::fmt::Debug for Verified<'_, F> {
+impl<F> core::fmt::Debug for Verified<'_, '_, F> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("Verified")
     }
 }
 
-impl<F: MultiwriteNorFlash> Updater<F> {
-    /// Takes bytes of the image, in any split, starting at [`crate::Download::from`].
+impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
+    /// Takes the bytes that [`crate::Download`] asks for, in any split. Where releases are signed,
+    /// each 4 KiB is proven before it is programmed.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ReceiveError> {
         let (Some(job), Some(slot)) = (&mut self.job, self.target) else {
             return Err(ReceiveError::NotDownloading);
@@ -98,6 +124,9 @@ impl<F: MultiwriteNorFlash> Updater<F> {
                 _ => ReceiveError::NotDownloading,
             });
         }
+        if job.feed.is_some() {
+            return self.receive_proven(slot, bytes);
+        }
         let room = job.bytes - job.position();
         if let Some(surplus @ 1..) = (bytes.len() as u64).checked_sub(room.into()) {
             let surplus = surplus as u32;
@@ -110,9 +139,38 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         })
     }
 
+    fn receive_proven(&mut self, slot: Slot, bytes: &[u8]) -> Result<(), ReceiveError> {
+        let (Some(job), Some(trust)) = (&mut self.job, &mut self.trust) else {
+            return Err(ReceiveError::NotDownloading);
+        };
+        let error = match job.take_proven(&mut self.flash, slot, trust.workspace, bytes) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let (order, at) = (job.order, job.written());
+        match error {
+            FeedError::TooMany(surplus) => Err(ReceiveError::TooMany { surplus }),
+            FeedError::NotAuthentic => {
+                let rejected = job.feed.as_mut().map_or(REJECTED_MAX, |feed| {
+                    feed.rejected += 1;
+                    feed.rejected
+                });
+                let error = ReceiveError::NotAuthentic { at };
+                if rejected >= REJECTED_MAX {
+                    self.end(order, End::Failed, FailureCode::HashMismatch, error);
+                }
+                Err(error)
+            }
+            FeedError::Flash(fault) => {
+                self.end(order, End::Failed, FailureCode::FlashWrite, fault);
+                Err(ReceiveError::Flash(fault))
+            }
+        }
+    }
+
     /// Proves the downloaded image by reading it back from flash: its structure, chip and ELF
     /// digest, and the SHA-256 of the order. Programs the image's head in between.
-    pub fn prove(&mut self) -> Result<Verified<'_, F>, ProveError> {
+    pub fn prove(&mut self) -> Result<Verified<'_, 'w, F>, ProveError> {
         let (Some(job), Some(slot)) = (&self.job, self.target) else {
             return Err(ProveError::NotComplete);
         };
@@ -158,20 +216,108 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             return self.go_on(install.resume_from).map(Some);
         }
         self.drop_job()?;
-        let slot = match self.refusal(install) {
-            Ok(slot) => slot,
-            Err(refusal) => {
-                let code = refusal.code();
-                return Ok(Some(self.end(id, End::Refused, code, refusal)));
-            }
-        };
         let mut job = Job::new(id, install);
+        let refused = match (&self.trust, install.release, install.artifact) {
+            (None, ..) => self.refusal(&job).map(drop),
+            (Some(_), Some(_), Some(artifact)) => {
+                job.feed = Some(Feed::new(artifact));
+                job.stage = Stage::Judging;
+                Ok(())
+            }
+            (Some(_), ..) => Err(Refusal::NotSigned),
+        };
+        self.job = Some(job);
+        match refused {
+            Err(refusal) => Ok(Some(self.refuse(refusal))),
+            Ok(()) if self.trust.is_some() => Ok(Some(self.next())),
+            Ok(()) => self.locate().map(Some),
+        }
+    }
+
+    /// Takes the signed release that the order names, whole. What is wrong with it ends the order,
+    /// and is reported; what is not it changes nothing.
+    pub fn release(&mut self, bytes: &[u8]) -> Result<Next, ReleaseError> {
+        let Some(job) = &self.job else {
+            return Err(ReleaseError::NotAwaited);
+        };
+        let Stage::Judging = job.stage else {
+            return Err(ReleaseError::NotAwaited);
+        };
+        let found: [u8; 32] = sha2::Sha256::digest(bytes).into();
+        if job.release.map(|release| release.0) != Some(found) {
+            return Err(ReleaseError::OtherBytes);
+        }
+        let order = job.order;
+        let judged = match self.judge(bytes) {
+            Ok(Ok(())) => self.locate(),
+            Ok(Err(refusal)) => Ok(self.refuse(refusal)),
+            Err(fault) => Err(fault),
+        };
+        judged.map_err(|fault| {
+            self.end(order, End::Failed, FailureCode::FlashWrite, fault);
+            ReleaseError::Flash(fault)
+        })
+    }
+
+    /// The ordered rules, each of which refuses: signature, product, chip, board, epoch, sequence,
+    /// and that the order says nothing else than the release.
+    fn judge(&mut self, bytes: &[u8]) -> Result<Result<(), Refusal>, Fault> {
+        let (Some(job), Some(trust)) = (&mut self.job, &mut self.trust) else {
+            return Ok(Err(Refusal::NotSigned));
+        };
+        let release = match trust.release(&mut self.flash, bytes)? {
+            Ok(release) => release,
+            Err(error) => return Ok(Err(Refusal::Signature(error))),
+        };
+        let running = trust.facts.of(self.image.elf);
+        let this = Device {
+            product: self.image.project.as_str(),
+            chip: self.boot.chip.id(),
+            hardware: self.boot.hardware,
+            epoch: trust.facts.epoch,
+            sequence: running.map_or(0, |known| known.sequence),
+        };
+        if let Err(refusal) = this.refusal(&release) {
+            return Ok(Err(refusal));
+        }
+        let ordered = (job.image, job.bytes, job.elf);
+        if ordered != (release.image, release.bytes, release.elf) {
+            return Ok(Err(Refusal::Mixed));
+        }
+        trust.workspace.pages[..release.pages.len()].copy_from_slice(release.pages);
+        (job.sequence, job.epoch) = (release.sequence, release.epoch);
+        if let Some(deadline_s) = release.self_test_deadline_s {
+            job.deadline_s = deadline_s.into();
+        }
+        if let Some(attempts) = release.trial_attempts {
+            job.power_losses_max = attempts.min(TRIAL_POWER_LOSS_MAX);
+        }
+        Ok(self.refusal_of_job().map(drop))
+    }
+
+    fn refusal_of_job(&self) -> Result<Slot, Refusal> {
+        match &self.job {
+            Some(job) => self.refusal(job),
+            None => Err(Refusal::NoSlot),
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Next {
+        let order = self.job.as_ref().map_or(0, |job| job.order);
+        self.end(order, End::Refused, refusal.code(), refusal)
+    }
+
+    /// The order is one to carry out: finds where its download begins.
+    fn locate(&mut self) -> Result<Next, Fault> {
+        let (Some(job), Some(slot)) = (&mut self.job, self.target) else {
+            return Ok(Next::CheckIn);
+        };
+        job.stage = Stage::Downloading;
         job.locate(&mut self.flash, slot)?;
-        let job = self.job.insert(job);
         if matches!(job.stage, Stage::Downloading) {
             self.begin_from(slot, 0)?;
         }
-        Ok(Some(self.next()))
+        Ok(self.next())
     }
 
     /// Forgets a job. Its bytes stay, to be found by the same order; but an image that was proven
@@ -202,7 +348,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
 
     /// Prepares otadata and the slot for the first byte.
     fn begin_from(&mut self, slot: Slot, from: u32) -> Result<(), Fault> {
-        self.release(slot)?;
+        self.free(slot)?;
         self.forget_content(slot.number);
         let mut head = [0; HEAD_BYTES];
         self.flash.read(slot.region.offset, &mut head)?;
@@ -217,7 +363,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     }
 
     /// From here on nothing names the target slot, and the running image is what boots.
-    fn release(&mut self, slot: Slot) -> Result<usize, Fault> {
+    fn free(&mut self, slot: Slot) -> Result<usize, Fault> {
         let running = self.running.number;
         let free = self.choice.anchor(&mut self.flash, running, slot.number)?;
         self.choice.retire_slot(&mut self.flash, slot.number)?;
@@ -231,9 +377,9 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     }
 
     /// What can be said against an order before its first byte.
-    fn refusal(&self, install: &Install) -> Result<Slot, Refusal> {
+    fn refusal(&self, job: &Job) -> Result<Slot, Refusal> {
         let slot = self.target.ok_or(Refusal::NoSlot)?;
-        let (bytes, slot_bytes) = (install.bytes, slot.region.size);
+        let (bytes, slot_bytes) = (job.bytes, slot.region.size);
         if bytes > slot_bytes {
             return Err(Refusal::NoSpace {
                 bytes,
@@ -244,7 +390,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         if bytes < HEAD_BYTES_MIN as u32 {
             return Err(Refusal::TooShort { bytes });
         }
-        let (magic, chip) = (install.head[0], [install.head[12], install.head[13]]);
+        let (magic, chip) = (job.head[0], [job.head[12], job.head[13]]);
         if magic != app::MAGIC {
             return Err(Refusal::Magic { found: magic });
         }
@@ -278,7 +424,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         }
         let (head, bytes, wanted) = (job.head, job.bytes, job.image);
         if !self.flash.holds(slot.region.offset, &head)? {
-            self.release(slot)?;
+            self.free(slot)?;
             if let Some(job) = &mut self.job {
                 job.head_is_ours = true;
             }
@@ -291,7 +437,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     }
 }
 
-impl<F: MultiwriteNorFlash> Verified<'_, F> {
+impl<F: MultiwriteNorFlash> Verified<'_, '_, F> {
     /// Makes the image the one that boots next, on trial. The last operation of this image.
     pub fn activate(self) -> Result<ResetNow, ActivateError> {
         let updater = self.updater;
@@ -304,7 +450,7 @@ impl<F: MultiwriteNorFlash> Verified<'_, F> {
     }
 }
 
-impl<F: MultiwriteNorFlash> Updater<F> {
+impl<F: MultiwriteNorFlash> Updater<'_, F> {
     fn activate(&mut self) -> Result<ResetNow, ActivateError> {
         let (Some(job), Some(slot)) = (&self.job, self.target) else {
             return Err(ActivateError::NotChosen);
@@ -313,8 +459,11 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             0 => TRIAL_DEADLINE_S_DEFAULT,
             given => given,
         };
-        let mark = Mark::new(job.order, deadline_s, self.earlier_power_losses(job.order));
-        let free = self.release(slot)?;
+        let spared = TRIAL_POWER_LOSS_MAX - job.power_losses_max;
+        let losses = self.earlier_power_losses(job.order).max(spared);
+        let mark = Mark::new(job.order, deadline_s, losses);
+        self.remember_release()?;
+        let free = self.free(slot)?;
         let seq = self.choice.next_seq(slot.number);
         if seq == SEQ_EMPTY {
             return Err(ActivateError::NotChosen);
@@ -332,6 +481,24 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             job.stage = Stage::Activated;
         }
         Ok(ResetNow::new())
+    }
+
+    /// What the slot will hold is known before anything names it: without that the device could
+    /// later be talked into an older release, or find no way back.
+    fn remember_release(&mut self) -> Result<(), Fault> {
+        let (Some(job), Some(trust)) = (&self.job, &mut self.trust) else {
+            return Ok(());
+        };
+        let known = Known {
+            elf: job.elf,
+            sequence: job.sequence,
+            epoch: job.epoch,
+        };
+        if trust.facts.of(job.elf) == Some(&known) {
+            return Ok(());
+        }
+        let facts = trust.facts.with(known, self.image.elf);
+        trust.store(&mut self.flash, facts, None)
     }
 
     /// Power losses that ended earlier trials of the same order, this one's included.
@@ -406,6 +573,55 @@ enum Refusal {
     Magic { found: u8 },
     #[error("image is for chip id {found:#06x}, this is {this:#06x}")]
     Chip { found: u16, this: u16 },
+    #[error("the order names no signed release")]
+    NotSigned,
+    #[error("{0}")]
+    Signature(SignedError),
+    #[error("the order and the signed release name different images")]
+    Mixed,
+    #[error("the release is for another product")]
+    Product,
+    #[error("the release is for board revisions {low} to {high}, this is {this}")]
+    Hardware { low: u16, high: u16, this: u16 },
+    #[error("the release has security epoch {found}; this device takes {floor} and above")]
+    Epoch { found: u32, floor: u32 },
+    #[error("the release has sequence {found}; this device runs {running}")]
+    Sequence { found: u32, running: u32 },
+}
+
+/// What a release must fit.
+struct Device<'a> {
+    product: &'a str,
+    chip: u16,
+    hardware: Option<u16>,
+    epoch: u32,
+    sequence: u32,
+}
+
+impl Device<'_> {
+    fn refusal(&self, release: &Release) -> Result<(), Refusal> {
+        if release.product != self.product {
+            return Err(Refusal::Product);
+        }
+        if release.chip != self.chip {
+            let (found, this) = (release.chip, self.chip);
+            return Err(Refusal::Chip { found, this });
+        }
+        if let (Some((low, high)), Some(this)) = (release.hardware, self.hardware)
+            && !(low..=high).contains(&this)
+        {
+            return Err(Refusal::Hardware { low, high, this });
+        }
+        if release.epoch < self.epoch {
+            let (found, floor) = (release.epoch, self.epoch);
+            return Err(Refusal::Epoch { found, floor });
+        }
+        if release.sequence <= self.sequence {
+            let (found, running) = (release.sequence, self.sequence);
+            return Err(Refusal::Sequence { found, running });
+        }
+        Ok(())
+    }
 }
 
 impl Refusal {
@@ -414,6 +630,12 @@ impl Refusal {
             Self::NoSlot | Self::NoSpace { .. } => FailureCode::NoSpace,
             Self::TooShort { .. } | Self::Magic { .. } => FailureCode::ImageInvalid,
             Self::Chip { .. } => FailureCode::WrongChip,
+            Self::NotSigned => FailureCode::NotSigned,
+            Self::Signature(_) | Self::Mixed => FailureCode::SignatureInvalid,
+            Self::Product => FailureCode::WrongProduct,
+            Self::Hardware { .. } => FailureCode::WrongHardware,
+            Self::Epoch { .. } => FailureCode::AntiRollback,
+            Self::Sequence { .. } => FailureCode::DowngradeRefused,
         }
     }
 }

@@ -27,13 +27,18 @@ use fota_proto::{
 use sha2::Digest;
 
 use crate::{
+    feed::Feed,
     flash::{BLANK, BLOCK_BYTES, Fault, Guarded, PAGE_BYTES, SECTOR_BYTES, is_blank},
+    mark::TRIAL_POWER_LOSS_MAX,
     slot::Slot,
+    updater::Download,
 };
 
 /// Where an install stands.
 #[derive(Debug)]
 pub(crate) enum Stage {
+    /// Waiting for the signed release that the order names.
+    Judging,
     /// Waiting for the server to say which of these prefixes are true; `known` is, or is 0.
     Locating {
         held: List<Held, HELD_MAX>,
@@ -56,6 +61,14 @@ pub(crate) struct Job {
     pub(crate) elf: Sha256,
     pub(crate) deadline_s: u32,
     pub(crate) stage: Stage,
+    /// The signed release that the order names, and what it says of itself once it is read.
+    pub(crate) release: Option<Sha256>,
+    pub(crate) sequence: u32,
+    pub(crate) epoch: u32,
+    /// Starts of the trial that may end by losing power.
+    pub(crate) power_losses_max: u8,
+    /// How the bytes come in where each chunk is proven first.
+    pub(crate) feed: Option<Feed>,
     /// Bytes were taken over from before a reboot, so a wrong digest may be their fault.
     pub(crate) resumed: bool,
     /// The head in flash was programmed by this job.
@@ -80,6 +93,11 @@ impl Job {
             elf: install.elf,
             deadline_s: install.trial_deadline_s,
             stage: Stage::Downloading,
+            release: install.release,
+            sequence: 0,
+            epoch: 0,
+            power_losses_max: TRIAL_POWER_LOSS_MAX,
+            feed: None,
             resumed: false,
             head_is_ours: false,
             written: 0,
@@ -90,15 +108,38 @@ impl Job {
     }
 
     pub(crate) fn is_for(&self, order: u64, install: &Install) -> bool {
-        self.order == order && self.image == install.image && self.bytes == install.bytes
+        (self.order, self.image, self.bytes) == (order, install.image, install.bytes)
+            && self.release == install.release
     }
 
     /// The next byte of the image that is wanted.
     pub(crate) fn position(&self) -> u32 {
         match self.stage {
+            Stage::Judging => 0,
             Stage::Locating { known, .. } => known,
-            Stage::Downloading => self.written + self.filled as u32,
+            Stage::Downloading => {
+                let unproven = self.feed.map_or(0, |feed| feed.chunk_filled);
+                self.written + (self.filled + unproven) as u32
+            }
             Stage::Complete | Stage::Activated => self.bytes,
+        }
+    }
+
+    /// Programmed so far; with a feed the start of a chunk, or the end.
+    pub(crate) fn written(&self) -> u32 {
+        self.written
+    }
+
+    /// What to fetch next.
+    pub(crate) fn download(&self) -> Download {
+        match &self.feed {
+            Some(feed) => feed.download(self.bytes, self.written),
+            None => Download {
+                blob: self.image,
+                from: self.position(),
+                to: self.bytes,
+                bytes: self.bytes,
+            },
         }
     }
 
@@ -165,6 +206,9 @@ impl Job {
         (self.resumed, self.head_is_ours) = (from > 0, false);
         (self.written, self.erased_to) = (from, from);
         (self.page, self.filled) = ([BLANK; PAGE_BYTES], 0);
+        if let Some(feed) = &mut self.feed {
+            feed.restart();
+        }
     }
 
     /// Takes the next bytes of the image; the caller has checked that they are not too many.

@@ -4,7 +4,7 @@
 //! It never allocates, never touches the network, the clock or the reset line (the caller owns
 //! them), never writes the running slot, and never lets anything unproven be bootable, not even
 //! for one flash operation. It works with the stock ESP-IDF bootloader built with rollback and
-//! without, and needs no partition of its own.
+//! without. Where releases are signed it needs a partition of two sectors for what it trusts.
 //!
 //! Main path: [`Updater::start`] reads what the flash says and guards a trial;
 //! [`Updater::check_in`] and [`Updater::answer`] talk to the server and say what is [`Next`];
@@ -16,6 +16,8 @@
 //! |---|---|
 //! | `updater` | the state machine and its two messages |
 //! | `install` | order → download → proof → activation |
+//! | `trust` | whom the device trusts, kept through power cuts |
+//! | `feed` | an artifact as it comes in: every chunk is proven before it is programmed |
 //! | `job` | what is erased and written in the slot; resume without a journal |
 //! | `trial` | what a start means; confirm, reject, deadline, rollback |
 //! | `choice` | changes to otadata that a power cut cannot turn against the device |
@@ -26,17 +28,22 @@
 //!
 //! On a bootloader without rollback, an image that dies before it calls [`Updater::start`] is
 //! started again for ever: call it first. Flash encryption is not supported: an erased byte must
-//! read as `0xFF`. Secure version and signature checks are not here yet.
+//! read as `0xFF`. A bootloader that falls back to an image of an older security epoch, because the
+//! newer one rotted in flash, is not stopped: only an eFuse could.
 //!
 //! # Example
 //!
 //! ```no_run
 //! use embedded_storage::nor_flash::MultiwriteNorFlash;
-//! use fota_device::{BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Updater};
+//! use fota_device::{
+//!     BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Trust, Updater, Workspace,
+//! };
 //!
 //! /// What the caller brings.
 //! trait Board {
 //!     fn post_check_in(&mut self, request: &[u8], answer: &mut [u8]) -> Option<usize>;
+//!     fn get_root(&mut self, version: u32, body: &mut [u8]) -> Option<usize>;
+//!     fn get_blob(&mut self, name: fota_proto::Sha256, body: &mut [u8]) -> Option<usize>;
 //!     fn fetch(&mut self, from: &Download, take: impl FnMut(&[u8]) -> bool);
 //!     fn random(&mut self) -> u64;
 //!     fn uptime_s(&self) -> u32;
@@ -45,8 +52,17 @@
 //!     fn reset(&mut self) -> !;
 //! }
 //!
-//! fn run(flash: impl MultiwriteNorFlash, boot: BootInfo, board: &mut impl Board) -> ! {
-//!     let mut updater = match Updater::start(flash, boot) {
+//! /// The first root, as `fota key root init` wrote it.
+//! static ROOT: &[u8] = &[/* include_bytes!("root.cose") */];
+//!
+//! fn run(
+//!     flash: impl MultiwriteNorFlash,
+//!     boot: BootInfo,
+//!     workspace: &mut Workspace, // of a static
+//!     board: &mut impl Board,
+//! ) -> ! {
+//!     let trust = Trust::Root(ROOT, workspace);
+//!     let mut updater = match Updater::start(flash, boot, trust) {
 //!         Ok(Started::Run(updater)) => updater,
 //!         Ok(Started::Reset(_)) | Err(_) => board.reset(),
 //!     };
@@ -68,6 +84,20 @@
 //!                     None => Next::Wait { seconds: 60 },
 //!                 }
 //!             }
+//!             Next::FetchRoot { version } => match board.get_root(version, &mut answer) {
+//!                 Some(length) => {
+//!                     let next = updater.root(&answer[..length]);
+//!                     next.unwrap_or(Next::Wait { seconds: 60 })
+//!                 }
+//!                 None => Next::Wait { seconds: 60 },
+//!             },
+//!             Next::FetchRelease { release } => match board.get_blob(release, &mut answer) {
+//!                 Some(length) => {
+//!                     let next = updater.release(&answer[..length]);
+//!                     next.unwrap_or(Next::Wait { seconds: 60 })
+//!                 }
+//!                 None => Next::Wait { seconds: 60 },
+//!             },
 //!             Next::Download(part) => {
 //!                 board.fetch(&part, |bytes| updater.receive(bytes).is_ok());
 //!                 updater.next() // the rest where the link was lost, or Prove
@@ -92,6 +122,7 @@
 #![warn(missing_docs)]
 
 mod choice;
+mod feed;
 mod flash;
 mod install;
 mod job;
@@ -99,12 +130,16 @@ mod mark;
 mod report;
 mod slot;
 mod trial;
+mod trust;
 mod updater;
 
 pub use flash::Fault;
 pub use fota_proto::limits::CHECK_IN_BYTES_MAX;
-pub use install::{ActivateError, ProveError, ReceiveError, Verified};
+pub use install::{ActivateError, ProveError, ReceiveError, ReleaseError, Verified};
 pub use mark::{TRIAL_DEADLINE_S_MAX, TRIAL_POWER_LOSS_MAX};
 pub use slot::FACTORY;
 pub use trial::{TRIAL_DEADLINE_S_DEFAULT, TrialError};
-pub use updater::{AnswerError, BootInfo, Download, Next, ResetNow, StartError, Started, Updater};
+pub use trust::{Trust, TrustError, Workspace};
+pub use updater::{
+    AnswerError, BootInfo, Download, Next, ResetNow, RootError, StartError, Started, Updater,
+};

@@ -12,6 +12,7 @@ use crate::{
     mark::{Mark, TRIAL_POWER_LOSS_MAX, TRIAL_WORD_OFFSET, VERDICT_WORD_OFFSET, Verdict},
     report::Report,
     slot::{Slot, fallback},
+    trust::Facts,
     updater::{ResetNow, Updater},
 };
 
@@ -112,7 +113,7 @@ pub enum TrialError {
     Flash(#[from] Fault),
 }
 
-impl<F: MultiwriteNorFlash> Updater<F> {
+impl<F: MultiwriteNorFlash> Updater<'_, F> {
     /// Whether the running image has yet to confirm itself.
     pub fn is_on_trial(&self) -> bool {
         self.trial.is_some()
@@ -144,8 +145,29 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             (mark, _) => self.write_valid(trial.index, mark.map(confirmed))?,
         }
         self.trial = None;
+        self.raise_epoch()?;
         self.refresh_rollback_slot()?;
         Ok(())
+    }
+
+    /// From a confirmed release on, nothing of an older security epoch is started. A power cut
+    /// before this is made good at the next start.
+    pub(crate) fn raise_epoch(&mut self) -> Result<(), Fault> {
+        let Some(trust) = &mut self.trust else {
+            return Ok(());
+        };
+        let epoch = trust
+            .facts
+            .of(self.image.elf)
+            .map_or(0, |known| known.epoch);
+        if self.trial.is_some() || epoch <= trust.facts.epoch {
+            return Ok(());
+        }
+        let facts = Facts {
+            epoch,
+            ..trust.facts.clone()
+        };
+        trust.store(&mut self.flash, facts, None)
     }
 
     /// Gives the running image up: its self-test has failed. Reset after it.

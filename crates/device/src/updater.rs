@@ -11,8 +11,9 @@ use fota_proto::{
         self, Action, Answer, CheckIn, End, Order, Phase, Progress, ResetReason, Running,
         SlotReport, SlotState,
     },
-    limits::{CHECK_IN_BYTES_MAX, SLOTS_MAX},
+    limits::{CHALLENGE_BYTES, CHECK_IN_BYTES_MAX, SLOTS_MAX},
     list::List,
+    signed::SignedError,
 };
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     report::Report,
     slot::{Content, Slot},
     trial::{Trial, TrialError},
+    trust::{Keeper, Opened, Trust, TrustError},
 };
 
 /// Shortest wait between check-ins, seconds: a server that says 0 must not keep the radio on.
@@ -39,6 +41,8 @@ pub struct BootInfo {
     pub chip: Chip,
     /// Its revision, major × 100 + minor; where unknown, images are not checked against it.
     pub chip_revision: Option<u16>,
+    /// Revision of the board; where unknown, releases are not checked against it.
+    pub hardware: Option<u16>,
     /// Where the partition table lies: 0x8000 unless the build says otherwise.
     pub table_offset: u32,
     /// Size of the flash.
@@ -52,9 +56,9 @@ pub struct BootInfo {
 
 /// What [`Updater::start`] found.
 #[allow(clippy::large_enum_variant)] // no heap to box it, and it is moved once
-pub enum Started<F> {
+pub enum Started<'w, F> {
     /// Go on.
-    Run(Updater<F>),
+    Run(Updater<'w, F>),
     /// The running image crashed on trial and has been given up: reset now.
     Reset(ResetNow),
 }
@@ -71,6 +75,9 @@ pub enum StartError {
         /// As given.
         offset: u32,
     },
+    /// What it is to trust.
+    #[error(transparent)]
+    Trust(TrustError),
     /// The flash.
     #[error(transparent)]
     Flash(#[from] Fault),
@@ -86,6 +93,16 @@ pub enum Next {
     },
     /// Check in at once.
     CheckIn,
+    /// Fetch `GET /d/v1/roots/{version}` and give its bytes to [`Updater::root`].
+    FetchRoot {
+        /// Which root.
+        version: u32,
+    },
+    /// Fetch `GET /d/v1/blobs/{release}` and give its bytes to [`Updater::release`].
+    FetchRelease {
+        /// Which release.
+        release: Sha256,
+    },
     /// Fetch these bytes and give them to [`Updater::receive`].
     Download(Download),
     /// Call [`Updater::prove`].
@@ -94,13 +111,15 @@ pub enum Next {
     Reset(ResetNow),
 }
 
-/// Bytes to fetch: `GET /d/v1/blobs/{image}` with `Range: bytes={from}-`.
+/// Bytes to fetch: `GET /d/v1/blobs/{blob}` with `Range: bytes={from}-{to - 1}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Download {
-    /// The blob.
-    pub image: Sha256,
+    /// The blob: the image, or the artifact of a signed release.
+    pub blob: Sha256,
     /// Its first byte that is wanted.
     pub from: u32,
+    /// The first byte behind what is wanted; its length, but for a page on its own.
+    pub to: u32,
     /// Its length.
     pub bytes: u32,
 }
@@ -134,22 +153,47 @@ pub enum AnswerError {
     /// Not the answer to the last check-in.
     #[error("the answer is not for the last check-in")]
     Nonce,
+    /// Nothing vouches for it.
+    #[error("the answer is not to be trusted: {0}")]
+    Untrusted(SignedError),
+    /// Vouched for, but meant for somebody else.
+    #[error("the answer is for another device")]
+    OtherDevice,
+    /// This device wants to learn whom to trust, and the server has nothing to show.
+    #[error("the server has no root of trust yet")]
+    NoRoot,
     /// The flash.
     #[error(transparent)]
     Flash(#[from] Fault),
 }
 
-/// The updater. Holds everything it needs in under 2 KiB, one flash page included.
+/// Why a root was not taken. Nothing has changed; check in again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RootError {
+    /// This device takes orders from anybody.
+    #[error("this device follows no root")]
+    NotWanted,
+    /// It does not follow from what this device trusts.
+    #[error(transparent)]
+    Untrusted(SignedError),
+    /// The flash.
+    #[error(transparent)]
+    Flash(#[from] Fault),
+}
+
+/// The updater. Holds everything it needs in under 2 KiB, one flash page included, besides the
+/// [`Workspace`](crate::Workspace) where releases are signed.
 ///
 /// | state | what it waits for | left by |
 /// |---|---|---|
 /// | idle | an order | an install order that this device can take |
+/// | judging | the signed release of the order | a release that this device accepts |
 /// | locating | the server's word on prefixes that are there | the next answer |
 /// | downloading | bytes | the last byte; another order; none |
 /// | complete | [`Updater::prove`] | a proof, or a failure |
 /// | activated | a reset | a reset |
 /// | on trial | [`Updater::confirm`] or [`Updater::reject`]; takes no install | these |
-pub struct Updater<F> {
+pub struct Updater<'w, F> {
     pub(crate) flash: Guarded<F>,
     pub(crate) boot: BootInfo,
     pub(crate) layout: Layout,
@@ -166,14 +210,19 @@ pub struct Updater<F> {
     /// The last order that ended without success: it is never started again.
     pub(crate) ended: Option<u64>,
     nonce: Option<u64>,
+    /// What the next check-in repeats, for a server that asks for sealed ones.
+    challenge: Option<[u8; CHALLENGE_BYTES]>,
+    pub(crate) trust: Option<Keeper<'w>>,
+    /// Uptime at the last check-in.
+    asked_at_s: u32,
 }
 
-impl<F: MultiwriteNorFlash> Updater<F> {
+impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
     /// Reads the flash, guards a trial and finds what there is to report. Call it first thing in
     /// `main`: an image that dies before this is not guarded where the bootloader has no rollback.
     ///
     /// Reads the other slots whole, to know whether they could boot.
-    pub fn start(flash: F, boot: BootInfo) -> Result<Started<F>, StartError> {
+    pub fn start(flash: F, boot: BootInfo, trust: Trust<'w>) -> Result<Started<'w, F>, StartError> {
         let mut flash = Guarded::new(flash);
         let layout = Layout::read(&mut flash, boot.table_offset, boot.flash_bytes)
             .map_err(StartError::Layout)?;
@@ -184,7 +233,25 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             size: 2 * SECTOR_BYTES,
             ..layout.otadata
         };
-        flash.open(running.region, otadata, target.map(|slot| slot.region));
+        let keeps_trust = layout.trust.map(|region| Region {
+            size: 2 * SECTOR_BYTES,
+            ..region
+        });
+        let others = [target.map(|slot| slot.region), keeps_trust];
+        flash.open(running.region, otadata, others);
+        let keeper = match trust {
+            Trust::Anybody => None,
+            Trust::FirstUse(workspace) => {
+                Some(Keeper::read(&mut flash, layout.trust, None, workspace)?)
+            }
+            Trust::Root(root, workspace) => Some(Keeper::read(
+                &mut flash,
+                layout.trust,
+                Some(root),
+                workspace,
+            )?),
+        };
+        let trust = keeper.transpose().map_err(StartError::Trust)?;
         let choice = Choice::read(&mut flash, &layout)?;
         let image = running.read_desc(&mut flash)?;
         let mut updater = Self {
@@ -202,12 +269,16 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             report: None,
             ended: None,
             nonce: None,
+            challenge: None,
+            trust,
+            asked_at_s: 0,
         };
         if updater.begin_trial()? {
             return Ok(Started::Reset(ResetNow::new()));
         }
         updater.find_verdict()?;
         updater.find_contents()?;
+        updater.raise_epoch()?;
         Ok(Started::Run(updater))
     }
 
@@ -219,6 +290,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         buffer: &'b mut [u8; CHECK_IN_BYTES_MAX],
     ) -> &'b [u8] {
         self.nonce = Some(nonce);
+        self.asked_at_s = uptime_s;
         let held = match self.job.as_ref().map(|job| &job.stage) {
             Some(Stage::Locating { held, .. }) => held.clone(),
             _ => List::new(),
@@ -244,16 +316,48 @@ impl<F: MultiwriteNorFlash> Updater<F> {
             held,
             reset: self.boot.reset,
             uptime_s,
-            root: None,
-            epoch: None,
-            challenge: None,
-            log: None,
+            root: self.trust.as_ref().map(|trust| trust.root_version),
+            epoch: self.trust.as_ref().map(|trust| trust.facts.epoch),
+            challenge: self.challenge,
+            log: self.trust.as_ref().and_then(|trust| trust.facts.log),
         };
         checkin::encode(&message, buffer).expect("the longest check-in fits; fota-proto tests it")
     }
 
     /// Takes the server's answer and says what to do. On an error nothing has changed.
     pub fn answer(&mut self, bytes: &[u8]) -> Result<Next, AnswerError> {
+        let Some(trust) = &self.trust else {
+            return self.follow(bytes);
+        };
+        match trust.open(&mut self.flash, &self.boot.device, bytes)? {
+            Opened::Payload(payload) => self.follow(payload),
+            Opened::NewerRoot(version) => Ok(Next::FetchRoot { version }),
+        }
+    }
+
+    /// Takes a root that [`Next::FetchRoot`] asked for, whole.
+    pub fn root(&mut self, bytes: &[u8]) -> Result<Next, RootError> {
+        let trust = self.trust.as_mut().ok_or(RootError::NotWanted)?;
+        trust
+            .adopt(&mut self.flash, bytes)?
+            .map_err(RootError::Untrusted)?;
+        Ok(Next::CheckIn)
+    }
+
+    /// Version of the root that is followed; none where orders are taken from anybody, 0 before
+    /// the first.
+    pub fn root_version(&self) -> Option<u32> {
+        self.trust.as_ref().map(|trust| trust.root_version)
+    }
+
+    /// Seconds since the server itself was last heard. A link that only brings silence or old
+    /// answers cannot keep this low: raise an alarm where it grows to days.
+    pub fn stale_s(&self, uptime_s: u32) -> Option<u32> {
+        let trust = self.trust.as_ref()?;
+        Some(uptime_s.saturating_sub(trust.fresh_at_s))
+    }
+
+    fn follow(&mut self, bytes: &[u8]) -> Result<Next, AnswerError> {
         let answer: Answer = minicbor::decode(bytes).map_err(|_| AnswerError::Malformed)?;
         if answer.protocol != checkin::VERSION {
             return Err(AnswerError::Protocol {
@@ -262,6 +366,16 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         }
         if self.nonce.take_if(|nonce| *nonce == answer.nonce).is_none() {
             return Err(AnswerError::Nonce);
+        }
+        self.challenge = answer.challenge;
+        if let Some(trust) = &mut self.trust {
+            trust.fresh_at_s = self.asked_at_s;
+            // Kept for good with the next record: a shorter log than this was shown to be a lie.
+            let known = trust.facts.log.map_or(0, |head| head.size);
+            trust.facts.log = match answer.log {
+                Some(head) if head.size > known => Some(head),
+                _ => trust.facts.log,
+            };
         }
         if let Some(order) = answer.acknowledged {
             self.forget_report(order)?;
@@ -282,11 +396,11 @@ impl<F: MultiwriteNorFlash> Updater<F> {
         };
         match job.stage {
             Stage::Locating { .. } => Next::CheckIn,
-            Stage::Downloading => Next::Download(Download {
-                image: job.image,
-                from: job.position(),
-                bytes: job.bytes,
-            }),
+            Stage::Judging => match job.release {
+                Some(release) => Next::FetchRelease { release },
+                None => Next::CheckIn,
+            },
+            Stage::Downloading => Next::Download(job.download()),
             Stage::Complete => Next::Prove,
             Stage::Activated => Next::Reset(ResetNow::new()),
         }
@@ -333,6 +447,16 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     fn roll_back(&mut self, order: u64, leave: Sha256) -> Result<Option<Next>, Fault> {
         if self.image.elf != leave || self.ended == Some(order) {
             return Ok(None);
+        }
+        if let (Some(trust), Some(number)) = (&self.trust, self.rollback_slot) {
+            let content = self.contents.get(usize::from(number)).copied().flatten();
+            let known = content.and_then(|content| trust.facts.of(content.elf));
+            let (floor, found) = (trust.facts.epoch, known.map_or(0, |known| known.epoch));
+            if found < floor {
+                let code = FailureCode::AntiRollback;
+                let detail = format_args!("the other image has epoch {found}; {floor} is needed");
+                return Ok(Some(self.end(order, End::Refused, code, detail)));
+            }
         }
         let left = match self.choice.usable_of(self.running.number) {
             // The operator knows why: there is nothing to report, so no mark.
@@ -448,7 +572,7 @@ impl<F: MultiwriteNorFlash> Updater<F> {
     fn progress(&self) -> Option<Progress> {
         if let Some(job) = &self.job {
             let phase = match job.stage {
-                Stage::Locating { .. } | Stage::Downloading => Phase::Downloading,
+                Stage::Judging | Stage::Locating { .. } | Stage::Downloading => Phase::Downloading,
                 Stage::Complete => Phase::Downloaded,
                 Stage::Activated => Phase::Installing,
             };

@@ -6,7 +6,7 @@ use common::{
     IMAGE_BYTES, SLOTS, bench, boot_info, entry, firmware, order_install, put_entry, runs, spec,
     updated,
 };
-use fota_device::{StartError, Started, Updater};
+use fota_device::{StartError, Started, Trust, Updater};
 use fota_image::otadata::{Entry, State};
 use fota_proto::checkin::ResetReason;
 use fota_sim::{
@@ -154,7 +154,9 @@ fn a_factory_app_updates_and_is_the_way_back() {
 fn code_that_runs_from_no_partition_cannot_update() {
     let mut bench = bench(false);
     let info = boot_info(0x9000, ResetReason::PowerOn);
-    let error = Updater::start(&mut bench.flash, info).err().unwrap();
+    let error = Updater::start(&mut bench.flash, info, Trust::Anybody)
+        .err()
+        .unwrap();
     assert_eq!(error, StartError::NotAnApp { offset: 0x9000 });
 }
 
@@ -164,7 +166,9 @@ fn a_damaged_partition_table_is_an_error_and_nothing_is_written() {
     bench.flash.load(0x8000 + 40, &[0; 4]).unwrap();
     let ops = bench.flash.ops();
     let info = boot_info(SLOTS[0], ResetReason::PowerOn);
-    let error = Updater::start(&mut bench.flash, info).err().unwrap();
+    let error = Updater::start(&mut bench.flash, info, Trust::Anybody)
+        .err()
+        .unwrap();
     assert!(matches!(error, StartError::Layout(_)), "{error}");
     assert_eq!(bench.flash.ops(), ops);
 }
@@ -176,7 +180,7 @@ fn a_start_of_a_confirmed_image_writes_nothing() {
         let ops = bench.flash.ops();
         let info = boot_info(SLOTS[1], ResetReason::Panic);
         assert!(matches!(
-            Updater::start(&mut bench.flash, info),
+            Updater::start(&mut bench.flash, info, Trust::Anybody),
             Ok(Started::Run(_))
         ));
         assert_eq!(bench.flash.ops(), ops);

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use common::{OTADATA, SLOT_BYTES, SLOTS, bench, exchange_with, firmware, updated};
 use embedded_storage::nor_flash::{ErrorType, MultiwriteNorFlash, NorFlash, ReadNorFlash};
-use fota_device::{Next, ProveError, ReceiveError, Started, Updater};
+use fota_device::{Next, ProveError, ReceiveError, Started, Trust, Updater};
 use fota_image::{
     app::{self, Window},
     otadata::{ENTRY_BYTES, Entry},
@@ -111,7 +111,7 @@ fn install_watched(bench: Bench, artifact: &Artifact, running: usize, body: &[u8
         },
     };
     let info = common::boot_info(SLOTS[running], ResetReason::PowerOn);
-    let Ok(Started::Run(mut updater)) = Updater::start(watched, info) else {
+    let Ok(Started::Run(mut updater)) = Updater::start(watched, info, Trust::Anybody) else {
         panic!("it runs");
     };
     let server = ScriptedServer::new(9, Ask::Install(artifact.clone()));
@@ -208,7 +208,7 @@ fn install_worn(place: u32) -> (Bench, When, Result<(), FailureCode>) {
         place,
     };
     let info = common::boot_info(SLOTS[1], ResetReason::PowerOn);
-    let Ok(Started::Run(mut updater)) = Updater::start(worn, info) else {
+    let Ok(Started::Run(mut updater)) = Updater::start(worn, info, Trust::Anybody) else {
         panic!("it runs");
     };
     let server = ScriptedServer::new(9, Ask::Install(artifact.clone()));
@@ -311,7 +311,7 @@ fn what_changes_while_the_head_is_programmed_is_found() {
         other: SLOTS[0] + 120_000,
     };
     let info = common::boot_info(SLOTS[1], ResetReason::PowerOn);
-    let Ok(Started::Run(mut updater)) = Updater::start(disturbed, info) else {
+    let Ok(Started::Run(mut updater)) = Updater::start(disturbed, info, Trust::Anybody) else {
         panic!("it runs");
     };
     let server = ScriptedServer::new(9, Ask::Install(artifact.clone()));
@@ -339,7 +339,7 @@ fn an_old_image_loses_its_head_before_its_slot_is_erased() {
 
 #[test]
 fn the_updater_is_small() {
-    let bytes = size_of::<Updater<&mut SimFlash>>();
+    let bytes = size_of::<Updater<'static, &mut SimFlash>>();
     println!("size of Updater: {bytes} bytes, a page of 256 included");
     // With both messages of 1 KiB each and a receive buffer of the caller's: under 8 KiB.
     assert!(bytes <= 2048, "{bytes}");

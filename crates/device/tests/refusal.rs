@@ -172,7 +172,7 @@ fn an_answer_is_only_taken_for_the_last_check_in() {
     let server = ScriptedServer::new(3, Ask::Install(firmware("2.0.0", Behaviour::Works)));
     let mut updater = updater(&mut bench);
     let mut buffer = [0; CHECK_IN_BYTES_MAX];
-    let mut answer = |updater: &mut fota_device::Updater<_>, nonce| {
+    let mut answer = |updater: &mut fota_device::Updater<'_, _>, nonce| {
         let request = updater.check_in(nonce, 1, &mut buffer);
         server.answer(&minicbor::decode::<CheckIn>(request).unwrap())
     };

@@ -168,7 +168,7 @@ fn a_wrong_resume_starts_over_once_and_then_gives_up() {
 }
 
 fn answer_with_resume(
-    updater: &mut fota_device::Updater<&mut fota_sim::flash::SimFlash>,
+    updater: &mut fota_device::Updater<'_, &mut fota_sim::flash::SimFlash>,
     server: &ScriptedServer,
     resume_from: u32,
 ) -> Next {

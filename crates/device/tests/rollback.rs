@@ -6,7 +6,7 @@ use common::{
     OTADATA, SLOTS, bench, boot_info, entry, exchange, firmware, order_install, order_leave, runs,
     updated, updater,
 };
-use fota_device::{Next, Started, TRIAL_POWER_LOSS_MAX, TrialError, Updater};
+use fota_device::{Next, Started, TRIAL_POWER_LOSS_MAX, TrialError, Trust, Updater};
 use fota_image::otadata::State;
 use fota_proto::{
     FailureCode,
@@ -30,7 +30,7 @@ fn start_and_die(bench: &mut Bench, why: ResetReason) -> Ended {
     bench.flash.unprotect_all();
     let boot = bench.bootloader.boot(&mut bench.flash).unwrap();
     let info = bench.boot_info(&boot);
-    let ended = match Updater::start(&mut bench.flash, info).unwrap() {
+    let ended = match Updater::start(&mut bench.flash, info, Trust::Anybody).unwrap() {
         Started::Run(_) => Ended::PowerLost,
         Started::Reset(_) => Ended::Reset,
     };
@@ -280,7 +280,8 @@ fn the_old_image_reports_what_the_bootloader_did() {
     start_and_die(&mut bench, ResetReason::Watchdog);
     bench.bootloader.boot(&mut bench.flash).unwrap();
     let info = boot_info(SLOTS[0], ResetReason::Watchdog);
-    let Ok(Started::Run(mut updater)) = Updater::start(&mut bench.flash, info) else {
+    let Ok(Started::Run(mut updater)) = Updater::start(&mut bench.flash, info, Trust::Anybody)
+    else {
         panic!("the old image runs");
     };
     let server = bench.server.clone();

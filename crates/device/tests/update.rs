@@ -113,7 +113,7 @@ fn another_order_replaces_a_download() {
     // What is in the slot may be a prefix, so the server is asked; it is not.
     assert_eq!(exchange(&mut updater, &server, |_| ()).0, Next::CheckIn);
     let (next, held) = exchange(&mut updater, &server, |request| request.held.len());
-    assert!(matches!(next, Next::Download(part) if part.from == 0 && part.image == third.sha256));
+    assert!(matches!(next, Next::Download(part) if part.from == 0 && part.blob == third.sha256));
     assert!(held > 0);
     updater.receive(third.bytes()).unwrap();
     let _ = updater.prove().unwrap().activate().unwrap();

@@ -64,6 +64,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Two sectors in which a device keeps whom it trusts: the custom type 0x40, subtype 0.
+    pub const TRUST: Self = Self::Other {
+        kind: 0x40,
+        subtype: 0,
+    };
+
     /// From the two bytes of a row.
     pub const fn from_raw(kind: u8, subtype: u8) -> Kind {
         match (kind, subtype) {

@@ -89,6 +89,12 @@ failure_codes! {
         "look at its boot log; trust the image digest, not the version text"
     22 HealthCheck "health_check" "the new image's own health check failed"
         "read the device's report; fix the release"
+    23 WrongProduct "wrong_product" "the release is signed for another product"
+        "sign a release of this device's product"
+    24 WrongHardware "wrong_hardware" "the release is signed for other revisions of the board"
+        "sign a release for this board, or leave this device out"
+    25 NotSigned "not_signed" "the order names no signed release, and this device takes no other"
+        "sign the release: `fota release sign`"
 }
 
 #[cfg(test)]

@@ -2,13 +2,17 @@
 //! of the network. Everything happens in one thread and in the same order each time, so a power
 //! cut can be put at any flash operation and repeated.
 
-use fota_device::{BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Updater};
+use std::sync::Arc;
+
+use fota_device::{
+    BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Trust, Updater, Workspace,
+};
 use fota_image::{
     app::Chip,
     partition::{TABLE_OFFSET, TableBuildError, TableBuilder},
 };
 use fota_proto::{
-    FailureCode,
+    FailureCode, Sha256,
     checkin::{CheckIn, End, ResetReason},
 };
 
@@ -17,6 +21,7 @@ use crate::{
     firmware::{Behaviour, Firmware},
     flash::{DEFAULT_BYTES, FlashError, SimFlash},
     scripted::{Ask, ScriptedServer},
+    signing::Maker,
 };
 
 /// Turns of the app's loop in one start: far more than any update needs, so a loop that never
@@ -25,6 +30,8 @@ const TURNS_MAX: u32 = 200;
 /// Bytes that arrive together: no divisor of a page, so that every split is seen. The last ones
 /// may be lost with the power, on top of what the device has to fetch again.
 pub const ARRIVING_BYTES: usize = 251;
+/// Revision of the board.
+pub const HARDWARE: u16 = 2;
 /// Where `ota_0` begins in the table of [`Bench::new`].
 pub const FIRST_SLOT_OFFSET: u32 = 0x1_0000;
 
@@ -92,6 +99,8 @@ pub struct Bench {
     pub bootloader: BootModel,
     /// Its server.
     pub server: ScriptedServer,
+    /// The root in its firmware; without one it takes orders from anybody.
+    pub root: Option<Arc<[u8]>>,
     /// Why the next start happens.
     pub reset: ResetReason,
     /// Links that will be lost, in order of their place.
@@ -115,7 +124,7 @@ pub struct Bench {
 impl Bench {
     /// A device with two slots of `slot_bytes`, blank `otadata`, and `image` in `ota_0`.
     pub fn new(image: &[u8], slot_bytes: u32, rollback: bool) -> Result<Self, TableBuildError> {
-        let table = TableBuilder::two_ota(slot_bytes).build()?;
+        let table = TableBuilder::two_ota(slot_bytes).trust().build()?;
         let mut flash = SimFlash::new(DEFAULT_BYTES);
         let fits = "the table's slots lie in the flash";
         flash.load(TABLE_OFFSET, &table).expect(fits);
@@ -124,6 +133,7 @@ impl Bench {
             flash,
             bootloader: BootModel::new(rollback),
             server: ScriptedServer::new(1, Ask::Nothing),
+            root: None,
             reset: ResetReason::PowerOn,
             link_cuts: Vec::new(),
             downloaded_bytes: 0,
@@ -177,6 +187,7 @@ impl Bench {
             device: "ESP32-001".parse().expect("a plain name"),
             chip: boot.image.header.chip.unwrap_or(Chip::Esp32),
             chip_revision: Some(300),
+            hardware: Some(HARDWARE),
             table_offset: TABLE_OFFSET,
             flash_bytes: DEFAULT_BYTES as u32,
             running_offset: boot.region.offset,
@@ -206,7 +217,10 @@ impl Bench {
         behaviour: &Behaviour,
     ) -> Result<Ended, BenchError> {
         self.reset = ResetReason::Software;
-        let mut updater = match Updater::start(flash, info).map_err(device("start"))? {
+        let root = self.root.clone();
+        let mut workspace = Box::new(Workspace::new());
+        let trust = trust(root.as_deref(), &mut workspace);
+        let mut updater = match Updater::start(flash, info, trust).map_err(device("start"))? {
             Started::Run(updater) => updater,
             Started::Reset(_) => return Ok(Ended::Reset),
         };
@@ -218,6 +232,8 @@ impl Bench {
             }
             next = match next {
                 Next::CheckIn => self.check_in(&mut updater, uptime_s, behaviour)?,
+                Next::FetchRoot { version } => self.fetch_root(&mut updater, version)?,
+                Next::FetchRelease { release } => self.fetch_release(&mut updater, &release)?,
                 Next::Download(part) => match self.fetch(&mut updater, part)? {
                     Some(ended) => return Ok(ended),
                     None => updater.next(),
@@ -244,9 +260,33 @@ impl Bench {
         Err(BenchError::Endless)
     }
 
+    fn fetch_root(
+        &mut self,
+        updater: &mut Updater<'_, &mut SimFlash>,
+        version: u32,
+    ) -> Result<Next, BenchError> {
+        let roots = self.server.maker.as_ref().map(Maker::roots);
+        let root = roots.and_then(|roots| roots.get(version.checked_sub(1)? as usize));
+        let root = root.ok_or_else(|| device("root")("there is none of this version"))?;
+        updater.root(root).map_err(device("root"))
+    }
+
+    fn fetch_release(
+        &mut self,
+        updater: &mut Updater<'_, &mut SimFlash>,
+        release: &Sha256,
+    ) -> Result<Next, BenchError> {
+        let Ask::Install(artifact) = &self.server.ask else {
+            return Err(device("release")("without an order"));
+        };
+        let bytes = artifact.blob(release);
+        let bytes = bytes.ok_or_else(|| device("release")("there is none of this name"))?;
+        updater.release(bytes).map_err(device("release"))
+    }
+
     fn check_in(
         &mut self,
-        updater: &mut Updater<&mut SimFlash>,
+        updater: &mut Updater<'_, &mut SimFlash>,
         uptime_s: u32,
         behaviour: &Behaviour,
     ) -> Result<Next, BenchError> {
@@ -287,7 +327,7 @@ impl Bench {
 
     fn fetch(
         &mut self,
-        updater: &mut Updater<&mut SimFlash>,
+        updater: &mut Updater<'_, &mut SimFlash>,
         part: Download,
     ) -> Result<Option<Ended>, BenchError> {
         let Ask::Install(artifact) = self.server.ask.clone() else {
@@ -295,8 +335,10 @@ impl Bench {
         };
         let from = part.from;
         let cut = self.link_cuts.first().filter(|cut| cut.at >= from).copied();
-        let until = cut.map_or(part.bytes, |cut| cut.at.min(part.bytes));
-        let body = &artifact.bytes()[from as usize..until as usize];
+        let until = cut.map_or(part.to, |cut| cut.at.min(part.to));
+        let blob = artifact.blob(&part.blob);
+        let blob = blob.ok_or_else(|| device("download")("there is no blob of this name"))?;
+        let body = &blob[from as usize..until as usize];
         for arriving in body.chunks(ARRIVING_BYTES) {
             self.downloaded_bytes += arriving.len() as u64;
             updater.receive(arriving).map_err(device("receive"))?;
@@ -308,6 +350,14 @@ impl Bench {
             self.reset = ResetReason::PowerOn;
             Ended::Reset
         }))
+    }
+}
+
+/// What a device with this root in its firmware trusts.
+pub fn trust<'w>(root: Option<&'w [u8]>, workspace: &'w mut Workspace) -> Trust<'w> {
+    match root {
+        Some(root) => Trust::Root(root, workspace),
+        None => Trust::Anybody,
     }
 }
 

@@ -31,11 +31,11 @@ pub enum StartError {
     Firmware(#[from] FirmwareError<FlashError>),
 }
 
-/// What a programming station writes: a bootloader, a table with two OTA slots, blank `otadata`,
-/// and `image` in `ota_0`.
+/// What a programming station writes: a bootloader, a table with two OTA slots and a trust
+/// partition, blank `otadata`, and `image` in `ota_0`.
 pub fn factory_flash(image: &[u8]) -> Result<SimFlash, FlashError> {
-    let table = TableBuilder::two_ota(SLOT_BYTES).build();
-    let table = table.expect("five rows with short labels are a table");
+    let table = TableBuilder::two_ota(SLOT_BYTES).trust().build();
+    let table = table.expect("six rows with short labels are a table");
     let mut flash = SimFlash::default();
     // Bytes that no update may ever change; a bootloader that is model code needs no real ones.
     flash.load(0, &[0xB0; TABLE_OFFSET as usize])?;

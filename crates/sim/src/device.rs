@@ -16,7 +16,7 @@ use std::{
 };
 
 use fota_client::DeviceClient;
-use fota_device::{BootInfo, Started, Updater};
+use fota_device::{BootInfo, Started, Trust, Updater, Workspace};
 use fota_image::partition::TABLE_OFFSET;
 use fota_proto::{DeviceId, checkin::ResetReason};
 use tokio::time::{Instant, sleep};
@@ -51,6 +51,30 @@ pub struct DeviceConfig {
     /// A version that panics on this very board: a fault of its hardware that only this firmware
     /// trips over. (An image that crashes everywhere is [`Behaviour::CrashesAtBoot`].)
     pub panics_on: Option<String>,
+    /// Whose orders it takes.
+    pub trust: SimTrust,
+}
+
+/// Whose orders a simulated device takes.
+#[derive(Clone, Debug, Default)]
+pub enum SimTrust {
+    /// Anybody's.
+    #[default]
+    Anybody,
+    /// Those of the first server that shows it a root.
+    FirstUse,
+    /// Those that this root vouches for.
+    Root(Arc<[u8]>),
+}
+
+impl SimTrust {
+    fn with<'w>(&'w self, workspace: &'w mut Workspace) -> Trust<'w> {
+        match self {
+            Self::Anybody => Trust::Anybody,
+            Self::FirstUse => Trust::FirstUse(workspace),
+            Self::Root(root) => Trust::Root(root, workspace),
+        }
+    }
 }
 
 impl DeviceConfig {
@@ -65,6 +89,7 @@ impl DeviceConfig {
             retry: Duration::from_secs(5),
             restart: Duration::from_secs(1),
             panics_on: None,
+            trust: SimTrust::default(),
         }
     }
 
@@ -185,7 +210,10 @@ impl SimDevice {
         sleep(self.config.real(self.config.restart)).await;
         let started = self.board.start()?;
         self.announce(&started);
-        let reason = match Updater::start(self.board.flash().clone(), self.boot_info(&started)) {
+        let trust = self.config.trust.clone();
+        let mut workspace = Box::new(Workspace::new());
+        let (flash, info) = (self.board.flash().clone(), self.boot_info(&started));
+        let reason = match Updater::start(flash, info, trust.with(&mut workspace)) {
             Ok(Started::Run(updater)) => self.run_app(&started, updater).await,
             Ok(Started::Reset(_)) => {
                 self.say("updater: this image crashed on trial and is given up");
@@ -205,6 +233,7 @@ impl SimDevice {
             device: self.config.id.clone(),
             chip: self.board.chip(),
             chip_revision: None,
+            hardware: None,
             table_offset: TABLE_OFFSET,
             flash_bytes: DEFAULT_BYTES as u32,
             running_offset: started.boot.region.offset,
@@ -232,7 +261,7 @@ impl SimDevice {
     async fn run_app(
         &mut self,
         started: &board::Started,
-        updater: Updater<SharedFlash>,
+        updater: Updater<'_, SharedFlash>,
     ) -> ResetReason {
         let firmware = &started.firmware;
         let panics_here = self.config.panics_on.as_deref() == Some(firmware.version.as_str());

@@ -14,4 +14,5 @@ pub mod link;
 pub mod powercut;
 pub mod scripted;
 pub mod seed_device;
+pub mod signing;
 pub mod transfer;

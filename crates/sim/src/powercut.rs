@@ -8,7 +8,7 @@
 use std::sync::OnceLock;
 
 use embedded_storage::nor_flash::NorFlash;
-use fota_device::{Started, Updater};
+use fota_device::{Started, Updater, Workspace};
 use fota_image::{
     app::{self, CheckError, Window},
     otadata::{self, ENTRY_BYTES, Entry, SECTOR_BYTES, State},
@@ -17,7 +17,7 @@ use fota_image::{
 use fota_proto::{FailureCode, Sha256, checkin::ResetReason};
 
 use crate::{
-    bench::{Bench, BenchError, Ended},
+    bench::{Bench, BenchError, Ended, trust},
     flash::{DEFAULT_BYTES, Op, OpKind, SimFlash, Tear},
     scripted::Artifact,
 };
@@ -375,7 +375,10 @@ impl Story {
         let elf = boot.image.desc.map(|desc| Sha256(desc.app_elf_sha256));
         let is_new = elf.is_some() && elf == self.on_trial;
         let info = fork.boot_info(&boot);
-        let started = Updater::start(&mut fork.flash, info);
+        let root = fork.root.clone();
+        let mut workspace = Box::new(Workspace::new());
+        let trust = trust(root.as_deref(), &mut workspace);
+        let started = Updater::start(&mut fork.flash, info, trust);
         match started {
             Ok(Started::Run(updater)) => {
                 let is_watched = updater.is_on_trial();

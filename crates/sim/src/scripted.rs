@@ -3,6 +3,8 @@
 //! Enough to drive the device crate without a network or a database. It keeps no state at all: an
 //! order is a level that follows from what the device says of itself.
 
+use std::io;
+
 use fota_image::app;
 use fota_proto::{
     Sha256,
@@ -10,6 +12,8 @@ use fota_proto::{
     limits::{CHECK_IN_BYTES_MAX, HEAD_BYTES},
 };
 use sha2::Digest;
+
+use crate::signing::{Maker, SignedRelease};
 
 /// Seconds between check-ins.
 const RETRY_AFTER_S: u32 = 30;
@@ -24,6 +28,8 @@ pub struct Artifact {
     pub elf: Sha256,
     /// Version in its description.
     pub version: String,
+    /// The release that was signed for it, if one was.
+    pub signed: Option<SignedRelease>,
 }
 
 impl Artifact {
@@ -35,7 +41,26 @@ impl Artifact {
             elf: Sha256(desc.map_or([0; 32], |desc| desc.app_elf_sha256)),
             version: desc.map_or_else(String::new, |desc| desc.version.as_str().to_string()),
             bytes,
+            signed: None,
         }
+    }
+
+    /// The same as a release of this maker.
+    pub fn signed(self, maker: &Maker, sequence: u32, epoch: u32) -> io::Result<Self> {
+        let signed = Some(maker.release(&self.bytes, sequence, epoch)?);
+        Ok(Self { signed, ..self })
+    }
+
+    /// The blob with this name: the image, its signed release or its artifact.
+    pub fn blob(&self, name: &Sha256) -> Option<&[u8]> {
+        let signed = self.signed.as_ref();
+        let all = [
+            Some((self.sha256, &self.bytes[..])),
+            signed.map(|signed| (signed.digest, &signed.release[..])),
+            signed.map(|signed| (signed.artifact_digest, &signed.artifact[..])),
+        ];
+        let named = all.into_iter().flatten().find(|(digest, _)| digest == name);
+        named.map(|(_, bytes)| bytes)
     }
 
     /// Its bytes.
@@ -76,6 +101,8 @@ pub struct ScriptedServer {
     pub ask: Ask,
     /// Deadline of its trial.
     pub trial_deadline_s: u32,
+    /// Who signs, for devices that trust only them.
+    pub maker: Option<Maker>,
 }
 
 impl ScriptedServer {
@@ -85,7 +112,14 @@ impl ScriptedServer {
             order,
             ask,
             trial_deadline_s: 300,
+            maker: None,
         }
+    }
+
+    /// The same server with this maker's online key.
+    pub fn signing(self, maker: &Maker) -> Self {
+        let maker = Some(maker.clone());
+        Self { maker, ..self }
     }
 
     /// The answer to a check-in. An outcome is acknowledged at once, and ends the order.
@@ -103,9 +137,24 @@ impl ScriptedServer {
                 }),
             ..Answer::nothing(check_in.nonce, RETRY_AFTER_S)
         };
+        self.seal(&answer, check_in)
+    }
+
+    /// Signs the answer where the device asks for that.
+    pub fn seal(&self, answer: &Answer, check_in: &CheckIn) -> Vec<u8> {
+        let root = self.maker.as_ref().map(|maker| maker.roots().len() as u32);
+        let answer = Answer {
+            device: check_in.root.map(|_| check_in.device),
+            root,
+            ..answer.clone()
+        };
         let mut buffer = [0; CHECK_IN_BYTES_MAX];
         let encoded = checkin::encode(&answer, &mut buffer);
-        encoded.expect("an answer fits the limit").to_vec()
+        let encoded = encoded.expect("an answer fits the limit");
+        match (&self.maker, check_in.root) {
+            (Some(maker), Some(_)) => maker.answer(encoded).expect("an answer fits the limit"),
+            _ => encoded.to_vec(),
+        }
     }
 
     fn action(&self, check_in: &CheckIn) -> Option<Action<'_>> {
@@ -138,8 +187,11 @@ impl ScriptedServer {
             version: &artifact.version,
             resume_from: artifact.longest_held(&check_in.held),
             trial_deadline_s: self.trial_deadline_s,
-            release: None,
-            artifact: None,
+            release: artifact.signed.as_ref().map(|signed| signed.digest),
+            artifact: artifact
+                .signed
+                .as_ref()
+                .map(|signed| signed.artifact_digest),
         }
     }
 }

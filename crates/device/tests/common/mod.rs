@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 use embedded_storage::nor_flash::MultiwriteNorFlash;
-use fota_device::{BootInfo, CHECK_IN_BYTES_MAX, Next, Started, Updater};
+use fota_device::{BootInfo, CHECK_IN_BYTES_MAX, Next, Started, Trust, Updater};
 use fota_image::{
     app::Chip,
     otadata::{ENTRY_BYTES, Entry},
@@ -82,6 +82,7 @@ pub fn boot_info(running_offset: u32, reset: ResetReason) -> BootInfo {
         device: "ESP32-001".parse().unwrap(),
         chip: Chip::Esp32,
         chip_revision: Some(300),
+        hardware: None,
         table_offset: 0x8000,
         flash_bytes: 4 << 20,
         running_offset,
@@ -90,11 +91,11 @@ pub fn boot_info(running_offset: u32, reset: ResetReason) -> BootInfo {
 }
 
 /// The updater of the image that the bench would boot now.
-pub fn updater(bench: &mut Bench) -> Updater<&mut SimFlash> {
+pub fn updater(bench: &mut Bench) -> Updater<'static, &mut SimFlash> {
     bench.flash.unprotect_all();
     let boot = bench.bootloader.boot(&mut bench.flash).unwrap();
     let info = bench.boot_info(&boot);
-    match Updater::start(&mut bench.flash, info).unwrap() {
+    match Updater::start(&mut bench.flash, info, Trust::Anybody).unwrap() {
         Started::Run(updater) => updater,
         Started::Reset(_) => panic!("the image was given up"),
     }
@@ -102,7 +103,7 @@ pub fn updater(bench: &mut Bench) -> Updater<&mut SimFlash> {
 
 /// One check-in with a server, and what the device said in it.
 pub fn exchange<R>(
-    updater: &mut Updater<&mut SimFlash>,
+    updater: &mut Updater<'_, &mut SimFlash>,
     server: &ScriptedServer,
     look: impl FnOnce(&CheckIn) -> R,
 ) -> (Next, R) {
@@ -116,7 +117,7 @@ pub fn exchange<R>(
 
 /// One check-in of an updater on any flash.
 pub fn exchange_with<F: MultiwriteNorFlash>(
-    updater: &mut Updater<F>,
+    updater: &mut Updater<'_, F>,
     server: &ScriptedServer,
 ) -> Next {
     let mut buffer = [0; CHECK_IN_BYTES_MAX];

@@ -74,6 +74,11 @@ impl TableBuilder {
             })
     }
 
+    /// Adds the two sectors in which a device keeps whom it trusts.
+    pub fn trust(self) -> Self {
+        self.add("fota", Kind::TRUST, 2 * SECTOR_BYTES)
+    }
+
     /// Adds a partition behind the last one.
     pub fn add(self, label: &str, kind: Kind, size: u32) -> Self {
         let align = if kind.is_app() {

@@ -49,6 +49,8 @@ pub struct Layout {
     count: u8,
     /// The factory app, if there is one.
     pub factory: Option<Region>,
+    /// Where the device keeps whom it trusts ([`Kind::TRUST`]), if there is such a partition.
+    pub trust: Option<Region>,
 }
 
 /// Why a device with this table cannot be updated.
@@ -82,6 +84,16 @@ pub enum LayoutError<E> {
         /// Its length.
         size: u32,
     },
+    /// Too small for two sectors, or not on one.
+    #[error(
+        "the trust partition has {size} bytes at {offset:#x}; it needs 8,192 on a sector boundary: correct the partition table"
+    )]
+    Trust {
+        /// Its first byte.
+        offset: u32,
+        /// Its length.
+        size: u32,
+    },
     /// Nothing to switch to.
     #[error("partition table has no ota_0 partition: use a table with OTA, such as two_ota")]
     NoSlots,
@@ -107,7 +119,7 @@ pub enum LayoutError<E> {
     },
     /// An update would destroy something else.
     #[error(
-        "ota_{index} overlaps another slot, the factory app, otadata or the partition table: correct the table"
+        "ota_{index} overlaps another slot, the factory app, otadata, the trust partition or the partition table: correct the table"
     )]
     Overlap {
         /// Number of the slot.
@@ -140,6 +152,7 @@ impl Layout {
             slots: [Slot::default(); SLOTS_MAX],
             count: 0,
             factory: None,
+            trust: None,
         };
         let mut otadata_rows = 0u8;
         read_rows(source, table_offset, ROWS_MAX, flash_bytes, |entry| {
@@ -147,6 +160,7 @@ impl Layout {
             layout.add(entry);
         })?;
         layout.refuse_otadata(otadata_rows)?;
+        layout.refuse_trust()?;
         layout.refuse_slots()?;
         let table = Region {
             offset: table_offset,
@@ -185,6 +199,7 @@ impl Layout {
         match entry.kind {
             Kind::OtaData => self.otadata = entry.region,
             Kind::Factory => self.factory = Some(entry.region),
+            Kind::TRUST => self.trust = Some(entry.region),
             Kind::Ota(index) => {
                 self.slots[usize::from(index)] = Slot::new(index, &entry);
                 self.count += 1;
@@ -201,6 +216,18 @@ impl Layout {
             1 if size >= 2 * sector && offset.is_multiple_of(sector) => Ok(()),
             1 => Err(LayoutError::OtaData { offset, size }),
             _ => Err(LayoutError::OtaDataTwice),
+        }
+    }
+
+    fn refuse_trust<E>(&self) -> Result<(), LayoutError<E>> {
+        let sector = otadata::SECTOR_BYTES;
+        match self.trust {
+            Some(Region { offset, size })
+                if size < 2 * sector || !offset.is_multiple_of(sector) =>
+            {
+                Err(LayoutError::Trust { offset, size })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -228,7 +255,7 @@ impl Layout {
     }
 
     fn refuse_overlaps<E>(&self, table: Region) -> Result<(), LayoutError<E>> {
-        let others = [Some(table), Some(self.otadata), self.factory];
+        let others = [Some(table), Some(self.otadata), self.factory, self.trust];
         for (index, slot) in self.slots().iter().enumerate() {
             let region = slot.region();
             let later = self.slots()[index + 1..].iter().map(Slot::region);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fota_client::DeviceClient;
 use fota_device::{Download, Next, ProveError, ReceiveError, ResetNow, Updater};
 use fota_proto::{
-    FailureCode,
+    FailureCode, Sha256,
     checkin::{self, CheckIn},
     limits::CHECK_IN_BYTES_MAX,
 };
@@ -36,7 +36,7 @@ pub(super) struct Life<'d> {
     pub(super) console: &'d Console,
     pub(super) counters: &'d Counts,
     pub(super) firmware: &'d Firmware,
-    pub(super) updater: Updater<SharedFlash>,
+    pub(super) updater: Updater<'d, SharedFlash>,
     pub(super) started_at: Instant,
     pub(super) dice: &'d mut u64,
 }
@@ -52,6 +52,8 @@ impl Life<'_> {
                     Some(next) => next,
                     None => self.retry(),
                 },
+                Next::FetchRoot { version } => self.fetch_root(version).await,
+                Next::FetchRelease { release } => self.fetch_release(&release).await,
                 Next::Download(part) => self.download(part).await,
                 Next::Prove => self.prove(),
                 Next::Wait { seconds } => self.wait(seconds).await,
@@ -132,12 +134,53 @@ impl Life<'_> {
         }
     }
 
+    async fn fetch_root(&mut self, version: u32) -> Next {
+        if self.link.round_trip().await.is_err() {
+            return self.lost("the network is down");
+        }
+        let root = match self.client.root(version).await {
+            Ok(root) => root,
+            Err(error) => return self.lost(error),
+        };
+        match self.updater.root(&root) {
+            Ok(next) => {
+                self.say(format_args!("trusts root {version}"));
+                next
+            }
+            Err(error) => {
+                self.say(format_args!("root {version}: {error}"));
+                self.retry()
+            }
+        }
+    }
+
+    async fn fetch_release(&mut self, release: &Sha256) -> Next {
+        if self.link.round_trip().await.is_err() {
+            return self.lost("the network is down");
+        }
+        let bytes = match self.client.object(release).await {
+            Ok(bytes) => bytes,
+            Err(error) => return self.lost(error),
+        };
+        match self.updater.release(&bytes) {
+            Ok(next) => next,
+            Err(error) => {
+                self.say(format_args!("release: {error}"));
+                self.retry()
+            }
+        }
+    }
+
     /// Fetches the rest of the image in one stream, reporting progress beside it.
     async fn download(&mut self, part: Download) -> Next {
         if self.link.round_trip().await.is_err() {
             return self.lost("the network is down");
         }
-        let mut blob = match self.client.blob(&part.image, u64::from(part.from)).await {
+        let mut blob = match self
+            .client
+            .blob(&part.blob, part.from.into()..part.to.into())
+            .await
+        {
             Ok(blob) => blob,
             Err(error) => return self.lost(error),
         };
@@ -306,7 +349,7 @@ impl Reporter {
         Self {
             every: config.real(config.report_every),
             share: u64::from(part.bytes / config.reports_max.max(1)),
-            image_bytes: u64::from(part.bytes),
+            image_bytes: u64::from(part.to),
             last_at: Instant::now(),
             last_position: u64::from(part.from),
             under_way: None,
