@@ -181,7 +181,7 @@ pub enum RootError {
     Flash(#[from] Fault),
 }
 
-/// The updater. Holds everything it needs in under 2 KiB, one flash page included, besides the
+/// The updater. Holds everything it needs in under 2.5 KiB, one flash page included, besides the
 /// [`Workspace`](crate::Workspace) where releases are signed.
 ///
 /// | state | what it waits for | left by |
