@@ -155,6 +155,8 @@ pub(crate) enum Opened<'a> {
     Payload(&'a [u8]),
     /// A newer root is needed before anything else.
     NewerRoot(u32),
+    /// This device waits for a first root, and the server has none to show yet.
+    NoRoot(u32),
 }
 
 /// The trust of a running updater.
@@ -322,7 +324,7 @@ impl<'w> Keeper<'w> {
         let newest = answer.root.unwrap_or(0);
         if self.root_version == 0 {
             return match newest {
-                0 => Err(AnswerError::NoRoot),
+                0 => Ok(Opened::NoRoot(answer.retry_after_s)),
                 first => Ok(Opened::NewerRoot(first)),
             };
         }

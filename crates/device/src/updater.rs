@@ -159,9 +159,6 @@ pub enum AnswerError {
     /// Vouched for, but meant for somebody else.
     #[error("the answer is for another device")]
     OtherDevice,
-    /// This device wants to learn whom to trust, and the server has nothing to show.
-    #[error("the server has no root of trust yet")]
-    NoRoot,
     /// The flash.
     #[error(transparent)]
     Flash(#[from] Fault),
@@ -215,6 +212,12 @@ pub struct Updater<'w, F> {
     pub(crate) trust: Option<Keeper<'w>>,
     /// Uptime at the last check-in.
     asked_at_s: u32,
+}
+
+fn wait(seconds: u32) -> Next {
+    Next::Wait {
+        seconds: seconds.clamp(WAIT_S_MIN, WAIT_S_MAX),
+    }
 }
 
 impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
@@ -332,6 +335,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         match trust.open(&mut self.flash, &self.boot.device, bytes)? {
             Opened::Payload(payload) => self.follow(payload),
             Opened::NewerRoot(version) => Ok(Next::FetchRoot { version }),
+            Opened::NoRoot(retry_after_s) => Ok(wait(retry_after_s)),
         }
     }
 
@@ -348,6 +352,11 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
     /// the first.
     pub fn root_version(&self) -> Option<u32> {
         self.trust.as_ref().map(|trust| trust.root_version)
+    }
+
+    /// Security epoch below which nothing is started; none where orders are taken from anybody.
+    pub fn security_epoch(&self) -> Option<u32> {
+        self.trust.as_ref().map(|trust| trust.facts.epoch)
     }
 
     /// Seconds since the server itself was last heard. A link that only brings silence or old
@@ -380,10 +389,8 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         if let Some(order) = answer.acknowledged {
             self.forget_report(order)?;
         }
-        let wait = Next::Wait {
-            seconds: answer.retry_after_s.clamp(WAIT_S_MIN, WAIT_S_MAX),
-        };
-        Ok(self.obey(answer.order.as_ref())?.unwrap_or(wait))
+        let next = self.obey(answer.order.as_ref())?;
+        Ok(next.unwrap_or(wait(answer.retry_after_s)))
     }
 
     /// What to do when nothing else is known: after a lost link, a failed request, an error.

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use fota_image::app::Chip;
 use fota_sim::{
     console::Console,
+    device::SimTrust,
     firmware::Spec,
     fleet::{Fleet, FleetConfig, Protocol as Speaks},
     link::SimLink,
@@ -38,6 +39,14 @@ pub struct Args {
     /// Link between them and the server: none, lan, wan, lte-m or nb-iot
     #[arg(long, value_name = "LINK", default_value = "lan")]
     pub link: SimLink,
+    /// Whose orders they take: `first-use` is the first server that shows them a root of trust,
+    /// `anybody` is whoever answers, a file is a root built into them
+    #[arg(
+        long,
+        value_name = "first-use|anybody|FILE",
+        default_value = "first-use"
+    )]
+    pub trust: String,
     /// Their chip
     #[arg(long, value_name = "CHIP", default_value = "esp32")]
     pub chip: Chip,
@@ -115,7 +124,23 @@ impl Args {
             poll: self.poll,
             speed: self.speed,
             link: self.link,
+            trust: trust(&self.trust)?,
         })
+    }
+}
+
+/// What `--trust` says. A root must stand by itself, so that a damaged file is found here and not
+/// by devices that listen to nobody.
+fn trust(text: &str) -> anyhow::Result<SimTrust> {
+    match text {
+        "anybody" => Ok(SimTrust::Anybody),
+        "first-use" => Ok(SimTrust::FirstUse),
+        file => {
+            let root = std::fs::read(file).with_context(|| format!("root {file}"))?;
+            let parsed = fota_proto::signed::Root::first(&root);
+            parsed.with_context(|| format!("root {file}"))?;
+            Ok(SimTrust::Root(root.into()))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     board::{Board, StartError, factory_flash},
     console::Console,
-    device::{Counters, DeviceConfig, SimDevice},
+    device::{Counters, DeviceConfig, SimDevice, SimTrust},
     firmware::{self, Spec},
     flash::{FlashError, SimFlash},
     link::SimLink,
@@ -56,6 +56,8 @@ pub struct FleetConfig {
     pub speed: f64,
     /// Their network.
     pub link: SimLink,
+    /// Whose orders they take, where they speak fota's own protocol.
+    pub trust: SimTrust,
 }
 
 /// Why a fleet cannot be started.
@@ -171,6 +173,7 @@ impl FleetConfig {
         DeviceConfig {
             speed: self.speed,
             poll_max: self.poll.unwrap_or(config.poll_max),
+            trust: self.trust.clone(),
             ..config
         }
     }

@@ -7,12 +7,12 @@
 
 use std::sync::OnceLock;
 
-use embedded_storage::nor_flash::NorFlash;
+use embedded_storage::nor_flash::{MultiwriteNorFlash, NorFlash};
 use fota_device::{Started, Updater, Workspace};
 use fota_image::{
     app::{self, CheckError, Window},
     otadata::{self, ENTRY_BYTES, Entry, SECTOR_BYTES, State},
-    partition::{Layout, TABLE_OFFSET},
+    partition::{Layout, Region, TABLE_OFFSET},
 };
 use fota_proto::{FailureCode, Sha256, checkin::ResetReason};
 
@@ -28,8 +28,21 @@ const STARTS_MAX: u32 = 6;
 /// Random tears of an operation on otadata, of each kind. Few operations, where all depends on
 /// single words.
 const OTADATA_SEEDS: u64 = 24;
+/// Random tears of an operation on the trust partition, of each kind.
+const TRUST_SEEDS: u64 = 4;
 /// Random tears of an operation on a slot, of each kind.
 const SLOT_SEEDS: u64 = 1;
+
+/// What an operation changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The boot choice.
+    OtaData,
+    /// Whom the device trusts.
+    Trust,
+    /// An image.
+    Slot,
+}
 
 /// What happens, and how it must end.
 #[derive(Clone, Debug)]
@@ -44,6 +57,8 @@ pub struct Story {
     pub ends_with: Sha256,
     /// The failure that the server has seen in the end; none if all went well.
     pub reported: Option<FailureCode>,
+    /// Root version and security epoch before and in the end, where the device trusts a root.
+    pub trusts: Option<[(u32, u32); 2]>,
 }
 
 /// What was tried and found.
@@ -107,6 +122,14 @@ pub enum Broken {
     /// The new image runs and nobody would take it back.
     #[error("an image runs unconfirmed and is not on trial")]
     Unmonitored,
+    /// What the device trusts was lost, or is from nowhere.
+    #[error("the device follows root {root} at epoch {epoch}, which is neither before nor after")]
+    Trust {
+        /// Its root.
+        root: u32,
+        /// Its security epoch.
+        epoch: u32,
+    },
     /// The story did not come to its end.
     #[error("the story ends with another image, or the server saw {reported:?} as its outcome")]
     End {
@@ -122,7 +145,7 @@ pub enum Broken {
 }
 
 /// The ways in which an operation is cut.
-pub fn tears(op: &Op, is_otadata: bool) -> Vec<Tear> {
+pub fn tears(op: &Op, place: Place) -> Vec<Tear> {
     let len = op.len as usize;
     let mut all = vec![Tear::Before, Tear::After];
     // A torn entry is most dangerous at the edges of its words.
@@ -131,9 +154,10 @@ pub fn tears(op: &Op, is_otadata: bool) -> Vec<Tear> {
         false => vec![1, 16, 32, len / 2, len - 1],
     };
     all.extend(prefixes.into_iter().map(Tear::Prefix));
-    let seeds = match is_otadata {
-        true => OTADATA_SEEDS,
-        false => SLOT_SEEDS,
+    let seeds = match place {
+        Place::OtaData => OTADATA_SEEDS,
+        Place::Trust => TRUST_SEEDS,
+        Place::Slot => SLOT_SEEDS,
     };
     for seed in 0..seeds {
         let seed = seed * 0x1_0001 + u64::from(op.offset);
@@ -141,7 +165,7 @@ pub fn tears(op: &Op, is_otadata: bool) -> Vec<Tear> {
         all.push(Tear::RandomWords(seed));
         all.push(Tear::Random(seed));
     }
-    if is_otadata && op.kind == OpKind::EraseSector {
+    if place == Place::OtaData && op.kind == OpKind::EraseSector {
         all.extend(every_torn_entry().iter().copied().map(Tear::RandomWords));
     }
     all
@@ -196,7 +220,7 @@ impl Story {
         let log = undisturbed.flash.log();
         for (number, op) in (first..).zip(log) {
             let mut meant = Vec::new();
-            for tear in tears(op, self.is_otadata(op)) {
+            for tear in tears(op, self.place(op)) {
                 figures.planned += 1;
                 self.cut(
                     &starts,
@@ -381,6 +405,7 @@ impl Story {
         let started = Updater::start(&mut fork.flash, info, trust);
         match started {
             Ok(Started::Run(updater)) => {
+                self.judge_trust(&updater, false)?;
                 let is_watched = updater.is_on_trial();
                 match is_new && !is_watched && !may_be_confirmed {
                     true => Err(Broken::Unmonitored),
@@ -396,6 +421,28 @@ impl Story {
         }
     }
 
+    /// No cut takes away a root or lowers an epoch, and in the end both are the new ones.
+    fn judge_trust<F: MultiwriteNorFlash>(
+        &self,
+        updater: &Updater<'_, F>,
+        is_end: bool,
+    ) -> Result<(), Broken> {
+        let Some([before, after]) = self.trusts else {
+            return Ok(());
+        };
+        let root = updater.root_version().unwrap_or(0);
+        let epoch = updater.security_epoch().unwrap_or(0);
+        let within = |found, from, to| from <= found && found <= to;
+        let is_right = match is_end {
+            true => (root, epoch) == after,
+            false => within(root, before.0, after.0) && within(epoch, before.1, after.1),
+        };
+        match is_right {
+            true => Ok(()),
+            false => Err(Broken::Trust { root, epoch }),
+        }
+    }
+
     fn judge_end(&self, bench: &Bench) -> Result<(), Broken> {
         if bench.flash.violations() > 0 {
             return Err(Broken::Protected);
@@ -406,6 +453,13 @@ impl Story {
             .bootloader
             .boot(&mut flash)
             .map_err(BenchError::Boot)?;
+        let root = bench.root.clone();
+        let mut workspace = Box::new(Workspace::new());
+        let trust = trust(root.as_deref(), &mut workspace);
+        let info = bench.boot_info(&boot);
+        if let Ok(Started::Run(updater)) = Updater::start(&mut flash, info, trust) {
+            self.judge_trust(&updater, true)?;
+        }
         let elf = boot.image.desc.map(|desc| Sha256(desc.app_elf_sha256));
         let reported = bench.outcomes.last().map(|outcome| outcome.code);
         match elf == Some(self.ends_with) && reported == self.reported {
@@ -418,10 +472,16 @@ impl Story {
         self.authentic.iter().any(|image| image.sha256.0 == *sha256)
     }
 
-    fn is_otadata(&self, op: &Op) -> bool {
-        let mut flash = self.before.flash.clone();
-        Layout::read(&mut flash, TABLE_OFFSET, DEFAULT_BYTES as u32)
-            .is_ok_and(|layout| (layout.otadata.offset..layout.otadata.end()).contains(&op.offset))
+    fn place(&self, op: &Op) -> Place {
+        let Ok(layout) = self.layout(&self.before) else {
+            return Place::Slot;
+        };
+        let holds = |region: Region| (region.offset..region.end()).contains(&op.offset);
+        match (holds(layout.otadata), layout.trust.is_some_and(holds)) {
+            (true, _) => Place::OtaData,
+            (_, true) => Place::Trust,
+            _ => Place::Slot,
+        }
     }
 }
 

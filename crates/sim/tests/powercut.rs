@@ -3,12 +3,13 @@
 
 use std::time::Instant;
 
-use fota_proto::{FailureCode, limits::CHUNK_BYTES};
+use fota_proto::{FailureCode, limits::CHUNK_BYTES, signed::index};
 use fota_sim::{
     bench::{ARRIVING_BYTES, Bench},
     firmware::{Behaviour, Spec, image},
     powercut::{Figures, Story},
     scripted::{Artifact, Ask, ScriptedServer},
+    signing::Maker,
 };
 
 const SMALL_BYTES: usize = 24 * 1024;
@@ -49,6 +50,7 @@ fn install(image_bytes: usize, rollback: bool, behaviour: Behaviour) -> Story {
         on_trial: Some(elf),
         ends_with: if works { elf } else { second },
         reported: (!works).then_some(FailureCode::HealthCheck),
+        trusts: None,
     }
 }
 
@@ -64,6 +66,7 @@ fn first_install(rollback: bool) -> Story {
         ends_with: second.elf,
         authentic: vec![first, second],
         reported: None,
+        trusts: None,
     }
 }
 
@@ -76,6 +79,32 @@ fn leave(rollback: bool) -> Story {
         ends_with: authentic[0].elf,
         authentic,
         reported: None,
+        trusts: None,
+    }
+}
+
+/// A device that trusts a root learns the next one, takes a signed release of a higher security
+/// epoch, and confirms it.
+fn signed_install(rollback: bool) -> Story {
+    let maker = Maker::new(1);
+    let first = firmware("1.0.0", SMALL_BYTES, Behaviour::Works);
+    let mut before = Bench::new(first.bytes(), 0x2_0000, rollback).unwrap();
+    before.root = Some(maker.roots()[0].clone().into());
+    let second = firmware("2.0.0", SMALL_BYTES, Behaviour::Works);
+    let second = second.signed(&maker, 2, 1).unwrap();
+    before.server = ScriptedServer::new(1, Ask::Install(second.clone())).signing(&maker);
+    before.run(4).unwrap();
+    let maker = maker.rotated(2);
+    let third = firmware("3.0.0", SMALL_BYTES, Behaviour::Works);
+    let third = third.signed(&maker, 3, 2).unwrap();
+    before.server = ScriptedServer::new(2, Ask::Install(third.clone())).signing(&maker);
+    Story {
+        before,
+        on_trial: Some(third.elf),
+        ends_with: third.elf,
+        authentic: vec![first, second, third],
+        reported: None,
+        trusts: Some([(1, 1), (2, 2)]),
     }
 }
 
@@ -100,7 +129,9 @@ fn cut_everywhere(name: &str, story: &Story) -> Figures {
     );
     assert_eq!(planned, executed, "{name}");
     assert!(ops > 0, "{name}");
-    let most = u64::from(CHUNK_BYTES) + ARRIVING_BYTES as u64;
+    // A signed download also asks for the page again that proves what is behind the cut.
+    let page = story.trusts.map_or(0, |_| index::PAGE_BYTES as u64);
+    let most = u64::from(CHUNK_BYTES) + ARRIVING_BYTES as u64 + page;
     assert!(extra_bytes_max <= most, "{name}: {figures:?}");
     figures
 }
@@ -111,6 +142,14 @@ fn a_power_cut_anywhere_in_an_update_is_survived() {
         let name = format!("update of 24 KiB, rollback {rollback}");
         let story = install(SMALL_BYTES, rollback, Behaviour::Works);
         cut_everywhere(&name, &story);
+    }
+}
+
+#[test]
+fn a_power_cut_takes_away_no_root_and_no_epoch() {
+    for rollback in [false, true] {
+        let name = format!("new root and signed update of 24 KiB, rollback {rollback}");
+        cut_everywhere(&name, &signed_install(rollback));
     }
 }
 

@@ -19,6 +19,7 @@ use fota_proto::{
 };
 use fota_sim::{
     console::Console,
+    device::SimTrust,
     firmware::{self, Behaviour, Spec},
     fleet::{Fleet, FleetConfig, Protocol},
     link::SimLink,
@@ -317,6 +318,7 @@ impl Devices {
             poll: Some(Duration::from_secs(10)),
             speed: SPEED,
             link: SimLink::new("lan", 100_000_000, 2),
+            trust: SimTrust::Anybody,
         };
         let inside = runtime.inner().enter();
         let fleet = Fleet::start(&config, &Console::silent()).expect("a fleet");
