@@ -1,0 +1,231 @@
+//! One update by the device crate on a bare RV32IMC, as an ESP32-C3 would do it, and what each
+//! step took.
+//!
+//! `xtask/src/rv32_device.rs` puts this beside what `crates/sim/examples/rv32_transcript.rs` wrote,
+//! and runs it in QEMU. Flash is an array: its time is not measured here.
+#![no_std]
+#![no_main]
+
+use core::{arch::asm, fmt::Write, ptr};
+
+use embedded_storage::nor_flash::{
+    ErrorType, MultiwriteNorFlash, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash,
+};
+use fota_device::{
+    BootInfo, CHECK_IN_BYTES_MAX, Next, ResetNow, Started, Trust, Updater, Workspace,
+};
+use fota_image::app::Chip;
+use fota_proto::checkin::ResetReason;
+
+const FLASH_BYTES: usize = include_bytes!("../flash.bin").len();
+static FACTORY: &[u8] = include_bytes!("../flash.bin");
+static ROOT: &[u8] = include_bytes!("../root.bin");
+static ANSWER_PLAIN: &[u8] = include_bytes!("../answer-plain.bin");
+static ANSWER_SIGNED: &[u8] = include_bytes!("../answer-signed.bin");
+static RELEASE: &[u8] = include_bytes!("../release.bin");
+static IMAGE: &[u8] = include_bytes!("../image.bin");
+static ARTIFACT: &[u8] = include_bytes!("../artifact.bin");
+
+static mut FLASH: [u8; FLASH_BYTES] = [0; FLASH_BYTES];
+static mut WORKSPACE: Workspace = Workspace::new();
+
+const NONCE: u64 = 7;
+/// Bytes of a packet, about.
+const PIECE_BYTES: usize = 1400;
+const PAINT: u32 = 0xA5A5_5A5A;
+
+core::arch::global_asm!(
+    ".section .text.start",
+    ".global _start",
+    "_start:",
+    "la sp, _stack_end",
+    "call main",
+);
+
+unsafe extern "C" {
+    static mut _stack_start: u32;
+    static _text_end: u32;
+}
+
+struct Uart;
+
+impl Write for Uart {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for byte in text.bytes() {
+            // SAFETY: the UART of QEMU's `virt` machine.
+            unsafe { ptr::write_volatile(0x1000_0000 as *mut u8, byte) };
+        }
+        Ok(())
+    }
+}
+
+fn exit(code: u32) -> ! {
+    // SAFETY: the test device of QEMU's `virt` machine ends it.
+    unsafe { ptr::write_volatile(0x10_0000 as *mut u32, code) };
+    loop {}
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
+    let _ = writeln!(Uart, "{info}");
+    exit(0x1_3333)
+}
+
+/// Flash in memory; out of range is a panic, and ends the run.
+struct Ram(&'static mut [u8; FLASH_BYTES]);
+
+#[derive(Debug)]
+struct Never;
+
+impl NorFlashError for Never {
+    fn kind(&self) -> NorFlashErrorKind {
+        NorFlashErrorKind::Other
+    }
+}
+
+impl ErrorType for Ram {
+    type Error = Never;
+}
+
+impl ReadNorFlash for Ram {
+    const READ_SIZE: usize = 4;
+
+    fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), Never> {
+        bytes.copy_from_slice(&self.0[offset as usize..][..bytes.len()]);
+        Ok(())
+    }
+
+    fn capacity(&self) -> usize {
+        FLASH_BYTES
+    }
+}
+
+impl NorFlash for Ram {
+    const WRITE_SIZE: usize = 4;
+    const ERASE_SIZE: usize = 4096;
+
+    fn erase(&mut self, from: u32, to: u32) -> Result<(), Never> {
+        self.0[from as usize..to as usize].fill(0xFF);
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), Never> {
+        let there = &mut self.0[offset as usize..][..bytes.len()];
+        there.iter_mut().zip(bytes).for_each(|(to, from)| *to &= from);
+        Ok(())
+    }
+}
+
+impl MultiwriteNorFlash for Ram {}
+
+fn instructions() -> u64 {
+    let (mut high, mut low, mut again): (u32, u32, u32);
+    loop {
+        // SAFETY: reads counters.
+        unsafe {
+            asm!("csrr {0}, minstreth", "csrr {1}, minstret", "csrr {2}, minstreth",
+                out(reg) high, out(reg) low, out(reg) again);
+        }
+        if high == again {
+            return u64::from(high) << 32 | u64::from(low);
+        }
+    }
+}
+
+/// The place of the stack now, and the lowest word that may be written.
+fn stack() -> (usize, usize) {
+    let here: usize;
+    // SAFETY: reads a register.
+    unsafe { asm!("mv {0}, sp", out(reg) here) };
+    (here, &raw const _stack_start as usize)
+}
+
+fn paint() {
+    let (here, lowest) = stack();
+    let mut at = lowest;
+    while at < here - 256 {
+        // SAFETY: below the stack pointer and within the stack's memory.
+        unsafe { ptr::write_volatile(at as *mut u32, PAINT) };
+        at += 4;
+    }
+}
+
+fn used(from: usize) -> usize {
+    let mut at = stack().1;
+    // SAFETY: within the stack's memory.
+    while unsafe { ptr::read_volatile(at as *const u32) } == PAINT {
+        at += 4;
+    }
+    from - at
+}
+
+#[inline(never)]
+fn step<R>(path: &str, name: &str, act: impl FnOnce() -> R) -> R {
+    paint();
+    let (from, _) = stack();
+    let start = instructions();
+    let result = act();
+    let took = instructions() - start;
+    let stack = used(from);
+    let _ = writeln!(Uart, "{path} {name} stack {stack} instructions {took}");
+    result
+}
+
+fn boot_info() -> BootInfo {
+    BootInfo {
+        device: "ESP32-001".parse().expect("a plain name"),
+        chip: Chip::Esp32,
+        chip_revision: Some(300),
+        hardware: Some(2),
+        table_offset: 0x8000,
+        flash_bytes: 4 << 20,
+        running_offset: 0x1_0000,
+        reset: ResetReason::PowerOn,
+    }
+}
+
+fn factory() -> Ram {
+    // SAFETY: there is one thread, and the one before has ended.
+    let flash = unsafe { &mut *&raw mut FLASH };
+    flash.copy_from_slice(FACTORY);
+    Ram(flash)
+}
+
+#[inline(never)]
+fn update(path: &str, trust: Trust<'static>, answer: &[u8], blob: &[u8]) {
+    let flash = factory();
+    let started = step(path, "start", || Updater::start(flash, boot_info(), trust));
+    let Ok(Started::Run(mut updater)) = started else {
+        panic!("not started");
+    };
+    let mut buffer = [0; CHECK_IN_BYTES_MAX];
+    step(path, "check_in", || updater.check_in(NONCE, 1, &mut buffer).len());
+    let mut next = step(path, "answer", || updater.answer(answer)).expect("an answer");
+    if let Next::FetchRelease { .. } = next {
+        next = step(path, "release", || updater.release(RELEASE)).expect("a release");
+    }
+    let Next::Download(part) = next else {
+        panic!("{next:?}");
+    };
+    assert!((part.from, part.to) == (0, blob.len() as u32), "{part:?}");
+    step(path, "receive", || {
+        for piece in blob.chunks(PIECE_BYTES) {
+            updater.receive(piece).expect("the right bytes");
+        }
+    });
+    let verified = step(path, "prove", || updater.prove()).expect("proven");
+    let _: ResetNow = step(path, "activate", || verified.activate()).expect("activated");
+    let _ = writeln!(Uart, "{path} updater {}", size_of::<Updater<'static, Ram>>());
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn main() -> ! {
+    update("plain", Trust::Anybody, ANSWER_PLAIN, IMAGE);
+    // SAFETY: there is one thread, and it is borrowed once.
+    let workspace = unsafe { &mut *&raw mut WORKSPACE };
+    update("signed", Trust::Root(ROOT, workspace), ANSWER_SIGNED, ARTIFACT);
+    let text = &raw const _text_end as usize - 0x8000_0000;
+    let (workspace, messages) = (size_of::<Workspace>(), 2 * CHECK_IN_BYTES_MAX);
+    let _ = writeln!(Uart, "all text {text} workspace {workspace} messages {messages}");
+    exit(0x5555)
+}
