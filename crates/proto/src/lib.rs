@@ -17,6 +17,7 @@ pub mod digest;
 pub mod ids;
 pub mod limits;
 pub mod list;
+pub mod log;
 #[cfg(feature = "manager")]
 pub mod manager;
 pub mod signed;
