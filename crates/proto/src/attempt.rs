@@ -37,6 +37,12 @@ pub enum SkipReason {
     BlockedRelease,
     /// The device's owner said no.
     OptedOut,
+    /// The release carries no signature that this device would take.
+    UntrustedRelease,
+    /// Its makers signed the release for a time that is over.
+    ExpiredRelease,
+    /// The release is older than what the device runs, or below its security epoch.
+    NotNewer,
 }
 
 /// Where one device stands in one rollout. Shown and stored as text, e.g. `trial` or
@@ -118,13 +124,16 @@ const CAUSES: [(RollbackCause, &str); 3] = [
     (RollbackCause::Operator, "operator"),
 ];
 
-const SKIPS: [(SkipReason, &str); 6] = [
+const SKIPS: [(SkipReason, &str); 9] = [
     (SkipReason::AlreadyInstalled, "already_installed"),
     (SkipReason::IncompatibleChip, "incompatible_chip"),
     (SkipReason::IncompatibleProduct, "incompatible_product"),
     (SkipReason::NoSpace, "no_space"),
     (SkipReason::BlockedRelease, "blocked_release"),
     (SkipReason::OptedOut, "opted_out"),
+    (SkipReason::UntrustedRelease, "untrusted_release"),
+    (SkipReason::ExpiredRelease, "expired_release"),
+    (SkipReason::NotNewer, "not_newer"),
 ];
 
 fn name_of<T: PartialEq + Copy>(table: &[(T, &'static str)], value: T) -> &'static str {

@@ -97,7 +97,7 @@ pub struct CheckIn<'a> {
 
 /// The head of the release log: how many releases it holds, and the root of the Merkle tree over
 /// them (RFC 9162 section 2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 #[cbor(array)]
 pub struct LogHead {
     /// Number of entries.

@@ -2,6 +2,13 @@
 //!
 //! Times are milliseconds since the Unix epoch, sizes are bytes, digests are 64 hex digits.
 
+mod signing;
+
+pub use signing::{
+    LogEntry, ProductSigning, ProductSigningRequest, Root, RootKey, SeenHead, SignedRelease,
+    Thresholds,
+};
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -73,9 +80,13 @@ pub struct Release {
     pub uploaded_at: i64,
     /// Devices whose running image is this release.
     pub running_on: u64,
+    /// What the release keys have said of it; absent where it is not signed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub signed: Option<SignedRelease>,
 }
 
-/// Query of `POST /api/v1/releases`; the body is the image itself.
+/// Query of `POST /api/v1/releases`; the body is the image itself, or a bundle: the image behind
+/// its signed release.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -131,6 +142,16 @@ pub struct Device {
     pub rollback: Option<RollbackOrder>,
     /// Releases that are never offered to it again (version text).
     pub blocked: Vec<String>,
+    /// Version of the root that it trusts: 0 while it waits for a first one; absent where it
+    /// takes unsigned answers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub root_version: Option<u32>,
+    /// Security epoch below which it starts nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub epoch: Option<u32>,
+    /// The head of the release log that it saw last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub log: Option<SeenHead>,
 }
 
 /// How long ago a device was seen, in its own poll intervals.
@@ -450,4 +471,11 @@ pub struct ServerInfo {
     pub lab: bool,
     /// Seconds between check-ins that devices are told.
     pub poll_s: u32,
+    /// Public key that signs answers to devices: 130 hex digits of an uncompressed P-256 point,
+    /// for the online role of a root.
+    #[serde(default)]
+    pub online_key: String,
+    /// Version of the newest root; 0 where there is none.
+    #[serde(default)]
+    pub root_version: u32,
 }

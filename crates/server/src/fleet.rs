@@ -121,10 +121,11 @@ impl Fleet {
             slots,
             rollback_slot,
             reset,
+            trust,
             ..
         } = report;
         (protocol, chip, chip_revision, elf, version, project).hash(&mut hasher);
-        (confirmed, slot, rollback_slot, reset).hash(&mut hasher);
+        (confirmed, slot, rollback_slot, reset, trust).hash(&mut hasher);
         for held in slots {
             (
                 held.slot,
@@ -147,13 +148,22 @@ impl Fleet {
         if known.generation == generation {
             return Ok(known);
         }
-        let fresh = Arc::new(tx.plan().await?);
+        let fresh = Arc::new(tx.plan(&known.log).await?);
         let mut plan = lock(&self.plan);
         // Another request may have read a newer plan meanwhile.
         if plan.generation < fresh.generation {
             *plan = Arc::clone(&fresh);
         }
         Ok(fresh)
+    }
+
+    /// The newest plan that this node knows of, without the database unless it has changed.
+    pub async fn newest_plan(&self, store: &Store) -> Result<Arc<Plan>, StoreError> {
+        let known = lock(&self.plan).clone();
+        if known.generation >= self.generation.load(Ordering::Acquire) {
+            return Ok(known);
+        }
+        self.plan(&mut store.read().await?).await
     }
 
     /// Takes note that the plan has changed.

@@ -25,6 +25,7 @@ pub mod domain;
 pub mod fleet;
 mod http;
 pub mod hub;
+pub mod online_key;
 pub mod range;
 pub mod service;
 mod start;

@@ -14,6 +14,8 @@ use crate::{
     auth::{self, Token},
     blobs::Blobs,
     fleet, http,
+    online_key::OnlineKey,
+    service::roots,
     store::{Store, StoreError},
 };
 
@@ -41,6 +43,11 @@ pub struct Config {
     pub poll_s: u32,
     /// The operator's token; made at the first start and kept in `data/operator-token` if absent.
     pub operator_token: Option<String>,
+    /// File with the key that signs answers, PKCS#8 PEM; made at the first start and kept in
+    /// `data/online-key.pem` if absent.
+    pub online_key: Option<PathBuf>,
+    /// Whether unsigned images are taken while the server has no root.
+    pub allow_unsigned: bool,
 }
 
 impl Config {
@@ -56,6 +63,8 @@ impl Config {
             legacy_default_device_id: "EcoWatt001".to_owned(),
             poll_s: 60,
             operator_token: None,
+            online_key: None,
+            allow_unsigned: true,
         }
     }
 }
@@ -92,6 +101,14 @@ pub enum StartError {
         name: String,
         /// What is wrong.
         error: StoreError,
+    },
+    /// The key that signs answers cannot be used.
+    #[error("online key {path}: {error}")]
+    OnlineKey {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        error: io::Error,
     },
     /// A setting makes no sense.
     #[error("{setting}: {reason}")]
@@ -155,9 +172,19 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
             auth::load_or_make(&config.data).map_err(|error| data_error(&config.data, error))?
         }
     };
+    let online_key = OnlineKey::load_or_make(&config.data, config.online_key.as_deref());
+    let online_key = online_key.map_err(|(path, error)| StartError::OnlineKey { path, error })?;
     let (end, closing) = watch::channel(false);
     let token = Token::new(&operator_token);
-    let state = AppState::new(config, clock, store, blobs, token, closing.clone());
+    let state = AppState::new(
+        config,
+        clock,
+        store,
+        blobs,
+        token,
+        online_key,
+        closing.clone(),
+    );
     let generation = async { state.store.read().await?.generation().await }.await;
     state
         .fleet
@@ -165,6 +192,12 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
             name: database_name(&state.config),
             error,
         })?);
+    roots::warn_of_unknown_key(&state)
+        .await
+        .map_err(|error| StartError::Database {
+            name: database_name(&state.config),
+            error,
+        })?;
     let served = http::serve(listener, api::router(state.clone()), closing);
     let tasks = vec![
         tokio::spawn(served),

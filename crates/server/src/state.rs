@@ -4,7 +4,10 @@ use std::{ops::Deref, path::PathBuf, sync::Arc};
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::{Clock, Config, auth::Token, blobs::Blobs, fleet::Fleet, hub::Hub, store::Store};
+use crate::{
+    Clock, Config, auth::Token, blobs::Blobs, fleet::Fleet, hub::Hub, online_key::OnlineKey,
+    store::Store,
+};
 
 /// Uploads read into memory at the same time; each may hold an image of 16 MiB.
 const UPLOADS_MAX: usize = 4;
@@ -24,6 +27,8 @@ pub struct Shared {
     /// Events on their way to listeners.
     pub hub: Hub,
     pub token: Token,
+    /// Signs answers to devices.
+    pub online_key: OnlineKey,
     /// Turns for uploads.
     pub uploads: Semaphore,
     /// Becomes true when the server is to end.
@@ -44,6 +49,7 @@ impl AppState {
         store: Store,
         blobs: Blobs,
         token: Token,
+        online_key: OnlineKey,
         closing: watch::Receiver<bool>,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -54,6 +60,7 @@ impl AppState {
             fleet: Fleet::default(),
             hub: Hub::default(),
             token,
+            online_key,
             uploads: Semaphore::new(UPLOADS_MAX),
             closing,
         }))

@@ -194,6 +194,7 @@ pub mod tests {
             yanked: false,
             uploaded_at: 0,
             running_on: 0,
+            signed: None,
         }
     }
 
@@ -217,6 +218,9 @@ pub mod tests {
             attempt: None,
             rollback: None,
             blocked: vec![],
+            root_version: None,
+            epoch: None,
+            log: None,
         }
     }
 

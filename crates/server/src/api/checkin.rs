@@ -8,7 +8,7 @@ use axum::{
 };
 use fota_proto::{
     DeviceId, FailureCode,
-    checkin::{self, Action, Answer, CheckIn, Held, Install, Rollback, Running},
+    checkin::{self, Action, Answer, CheckIn, Install, Rollback, Running},
     limits::{CHECK_IN_BYTES_MAX, PROJECT_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX},
 };
 
@@ -19,18 +19,22 @@ use super::{
 use crate::{
     AppState,
     domain::{
-        model::{Outcome, Progress, Protocol, Release, Report, Slot},
+        model::{Outcome, Plan, Progress, Protocol, Release, Report, Slot, Trust},
         step::{Decision, Order},
     },
     service,
 };
 
-const CBOR: &str = "application/cbor";
+/// The media type of CBOR.
+pub const CBOR: &str = "application/cbor";
+/// The media type of signed objects (RFC 9052 section 11.3).
+pub const COSE: &str = "application/cose";
 
 /// A device says what is; the answer is the order that stands.
 #[utoipa::path(post, path = "/d/v1/check-in", tag = "device", security(()),
     request_body(content = Vec<u8>, content_type = "application/cbor", description = "CheckIn, at most 1,024 bytes"),
-    responses((status = 200, content_type = "application/cbor", body = Vec<u8>, description = "Answer"),
+    responses((status = 200, content_type = "application/cbor", body = Vec<u8>,
+            description = "Answer; as application/cose, signed by the online key, to a device that says a root version"),
         (status = 400, body = fota_proto::manager::Problem)))]
 pub async fn check_in(
     State(state): State<AppState>,
@@ -42,7 +46,13 @@ pub async fn check_in(
     let message: CheckIn = parse(&body)?;
     let report = report(&message)?;
     let decision = service::checkin::check_in(&state, &report).await?;
-    answer(&state, &message, &decision).await
+    let plan = state.fleet.newest_plan(&state.store).await?;
+    let answer = answer(&state, &plan, &message, &decision).await?;
+    // A device that knows roots takes only what is signed; no other could read it.
+    match message.root.and(plan.root) {
+        Some(_) => signed(&state, &answer),
+        None => Ok(reply(CBOR, answer)),
+    }
 }
 
 fn parse(body: &[u8]) -> Result<CheckIn<'_>, Refusal> {
@@ -94,6 +104,23 @@ fn report(message: &CheckIn) -> Result<Report, Refusal> {
         }),
         outcome: message.outcome.as_ref().map(outcome).transpose()?,
         reset: Some(message.reset),
+        trust: trust(message)?,
+    })
+}
+
+fn trust(message: &CheckIn) -> Result<Trust, Refusal> {
+    // No log is so long, and no database could store its length.
+    if let Some(head) = message.log
+        && i64::try_from(head.size).is_err()
+    {
+        let (size, max) = (head.size, i64::MAX);
+        let detail = format!("log has {size} entries; at most {max} are possible");
+        return Err(Refusal::field("log", detail));
+    }
+    Ok(Trust {
+        root: message.root,
+        epoch: message.epoch,
+        log: message.log,
     })
 }
 
@@ -135,56 +162,60 @@ fn outcome(outcome: &checkin::Outcome) -> Result<Outcome, Refusal> {
     })
 }
 
+/// The answer in its encoding.
 async fn answer(
     state: &AppState,
+    plan: &Plan,
     message: &CheckIn<'_>,
     decision: &Decision,
-) -> Result<Response, Refusal> {
-    // What an order borrows from: the release of an install.
-    let release = match &decision.order {
-        Some(Order::Install { release, .. }) => {
-            let mut tx = state.store.read().await?;
-            state
-                .fleet
-                .plan(&mut tx)
-                .await?
-                .releases
-                .get(release)
-                .cloned()
-        }
-        _ => None,
+) -> Result<Vec<u8>, Refusal> {
+    let knows_roots = message.root.is_some();
+    let order = match &decision.order {
+        Some(order) => wire_order(state, plan, message, order).await?,
+        None => None,
     };
-    let order = match (&decision.order, &release) {
-        (
-            Some(Order::Install {
-                id,
-                trial_deadline_s,
-                ..
-            }),
-            Some(release),
-        ) => install(state, release, &message.held, *trial_deadline_s)
-            .await?
-            .map(|install| checkin::Order {
+    encode(&Answer {
+        acknowledged: decision.acknowledged,
+        order,
+        device: plan.root.filter(|_| knows_roots).map(|_| message.device),
+        root: plan.root.filter(|_| knows_roots),
+        log: Some(plan.log.head()),
+        ..Answer::nothing(message.nonce, decision.retry_after_s)
+    })
+}
+
+async fn wire_order<'o>(
+    state: &AppState,
+    plan: &'o Plan,
+    message: &CheckIn<'_>,
+    order: &'o Order,
+) -> Result<Option<checkin::Order<'o>>, Refusal> {
+    Ok(match order {
+        Order::Install {
+            id,
+            release,
+            trial_deadline_s,
+        } => {
+            let Some(release) = plan.releases.get(release) else {
+                return Ok(None);
+            };
+            let install = install(state, release, message, *trial_deadline_s).await?;
+            install.map(|install| checkin::Order {
                 id: *id,
                 action: Action::Install(install),
-            }),
-        (Some(Order::Install { .. }), None) | (None, _) => None,
-        (Some(Order::Rollback { id, order }), _) => order.leave_elf.map(|leave| checkin::Order {
+            })
+        }
+        Order::Rollback { id, order } => order.leave_elf.map(|leave| checkin::Order {
             id: *id,
             action: Action::Rollback(Rollback {
                 leave,
                 reason: &order.reason,
             }),
         }),
-        (Some(Order::Cancel { id }), _) => Some(checkin::Order {
+        Order::Cancel { id } => Some(checkin::Order {
             id: *id,
             action: Action::Cancel,
         }),
-    };
-    encode(&Answer {
-        acknowledged: decision.acknowledged,
-        order,
-        ..Answer::nothing(message.nonce, decision.retry_after_s)
     })
 }
 
@@ -192,12 +223,15 @@ async fn answer(
 async fn install<'r>(
     state: &AppState,
     release: &'r Release,
-    held: &[Held],
+    message: &CheckIn<'_>,
     trial_deadline_s: u32,
 ) -> Result<Option<Install<'r>>, Refusal> {
     let (Some(elf), Ok(bytes)) = (release.elf, u32::try_from(release.bytes)) else {
         return Ok(None);
     };
+    let held = &message.held;
+    // A device that knows no roots takes the bare image.
+    let signed = release.signed.as_ref().filter(|_| message.root.is_some());
     Ok(Some(Install {
         image: release.sha256,
         bytes,
@@ -206,22 +240,35 @@ async fn install<'r>(
         version: &release.version,
         resume_from: service::download::longest_held(state, release.sha256, held).await?,
         trial_deadline_s,
-        release: None,
-        artifact: None,
+        release: signed.map(|signed| signed.digest),
+        artifact: signed.map(|signed| signed.artifact),
     }))
 }
 
-fn encode(answer: &Answer) -> Result<Response, Refusal> {
+fn encode(answer: &Answer) -> Result<Vec<u8>, Refusal> {
     let mut buffer = [0; CHECK_IN_BYTES_MAX];
-    let bytes = checkin::encode(answer, &mut buffer).ok_or_else(|| {
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Refusal::new(
-            status,
-            "bug",
-            "the answer is longer than the protocol allows: please report it",
-        )
+    let bytes = checkin::encode(answer, &mut buffer).ok_or_else(too_long)?;
+    Ok(bytes.to_vec())
+}
+
+/// The answer as an object that the server's online key has signed.
+fn signed(state: &AppState, answer: &[u8]) -> Result<Response, Refusal> {
+    let signed = state.online_key.sign(answer).map_err(|error| {
+        tracing::error!(%error, "an answer could not be signed");
+        too_long()
     })?;
-    let body = Body::from(bytes.to_vec());
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(CBOR))];
-    Ok((kind, body).into_response())
+    Ok(reply(COSE, signed))
+}
+
+fn too_long() -> Refusal {
+    Refusal::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "bug",
+        "the answer is longer than the protocol allows: please report it",
+    )
+}
+
+fn reply(kind: &'static str, bytes: Vec<u8>) -> Response {
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
+    (kind, Body::from(bytes)).into_response()
 }

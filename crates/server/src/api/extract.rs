@@ -120,12 +120,18 @@ fn bad_path() -> Refusal {
 
 /// Refuses a body of another media type than `wanted`.
 pub fn require_type(headers: &HeaderMap, wanted: &str) -> Result<(), Refusal> {
+    require_type_of(headers, &[wanted])
+}
+
+/// Refuses a body whose media type is none of `wanted`.
+pub fn require_type_of(headers: &HeaderMap, wanted: &[&str]) -> Result<(), Refusal> {
     let given = headers.get(header::CONTENT_TYPE);
     let given = given.map_or("", |value| value.to_str().unwrap_or("?"));
     let media = given.split(';').next().unwrap_or("").trim();
-    if media.eq_ignore_ascii_case(wanted) {
+    if wanted.iter().any(|kind| media.eq_ignore_ascii_case(kind)) {
         return Ok(());
     }
+    let wanted = wanted.join(" or ");
     Err(Refusal::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "content_type",

@@ -10,14 +10,17 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// What this server is and how it was started.
 #[utoipa::path(get, path = "/api/v1/server", tag = "fleet", responses((status = 200, body = ServerInfo)))]
-pub async fn server(State(state): State<AppState>) -> Json<ServerInfo> {
-    Json(ServerInfo {
+pub async fn server(State(state): State<AppState>) -> Result<Json<ServerInfo>, Refusal> {
+    let plan = state.fleet.newest_plan(&state.store).await?;
+    Ok(Json(ServerInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         database: state.store.engine().to_owned(),
         legacy_open: state.config.legacy_open,
         lab: state.config.lab,
         poll_s: state.config.poll_s,
-    })
+        online_key: state.online_key.public_hex(),
+        root_version: plan.root.unwrap_or(0),
+    }))
 }
 
 /// The fleet in one screen.

@@ -9,12 +9,15 @@ pub mod extract;
 pub mod fleet;
 pub mod groups;
 pub mod health;
+pub mod log;
 pub mod openapi;
 pub mod page;
 pub mod problem;
+pub mod products;
 pub mod releases;
 pub mod rollbacks;
 pub mod rollouts;
+pub mod roots;
 
 use axum::{
     Router, middleware,
@@ -31,6 +34,10 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/openapi.json"),
     ("POST", "/d/v1/check-in"),
     ("GET", "/d/v1/blobs/{sha256}"),
+    ("GET", "/d/v1/roots/{version}"),
+    ("GET", "/d/v1/log/head"),
+    ("GET", "/d/v1/log/proof"),
+    ("GET", "/d/v1/log/consistency"),
     ("GET", "/api/v1/server"),
     ("GET", "/api/v1/fleet/summary"),
     ("POST", "/api/v1/releases"),
@@ -56,6 +63,12 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/api/v1/rollouts/{id}/abort"),
     ("POST", "/api/v1/rollouts/{id}/retry"),
     ("POST", "/api/v1/rollbacks"),
+    ("GET", "/api/v1/roots"),
+    ("POST", "/api/v1/roots"),
+    ("GET", "/api/v1/roots/current"),
+    ("GET", "/api/v1/products/{name}/signing"),
+    ("PUT", "/api/v1/products/{name}/signing"),
+    ("GET", "/api/v1/log"),
     ("GET", "/api/v1/events"),
     ("GET", "/api/v1/events/stream"),
 ];
@@ -83,6 +96,10 @@ fn open() -> Router<AppState> {
         .route("/api/openapi.json", get(openapi::document))
         .route("/d/v1/check-in", post(checkin::check_in))
         .route("/d/v1/blobs/{sha256}", get(blobs::download))
+        .route("/d/v1/roots/{version}", get(roots::download))
+        .route("/d/v1/log/head", get(log::head))
+        .route("/d/v1/log/proof", get(log::proof))
+        .route("/d/v1/log/consistency", get(log::consistency))
 }
 
 /// What needs the operator's token.
@@ -119,6 +136,13 @@ fn manager() -> Router<AppState> {
         .route("/api/v1/rollouts/{id}/abort", post(rollouts::abort))
         .route("/api/v1/rollouts/{id}/retry", post(rollouts::retry))
         .route("/api/v1/rollbacks", post(rollbacks::request))
+        .route("/api/v1/roots", get(roots::list).post(roots::add))
+        .route("/api/v1/roots/current", get(roots::current))
+        .route(
+            "/api/v1/products/{name}/signing",
+            get(products::signing).put(products::set_signing),
+        )
+        .route("/api/v1/log", get(log::list))
         .route("/api/v1/events", get(events::list))
         .route("/api/v1/events/stream", get(events::stream))
 }

@@ -7,7 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    blobs, checkin, devices, events, fleet, groups, health, releases, rollbacks, rollouts,
+    blobs, checkin, devices, events, fleet, groups, health, log, products, releases, rollbacks,
+    rollouts, roots,
 };
 
 #[derive(OpenApi)]
@@ -22,6 +23,9 @@ use super::{
         groups::list, groups::create, groups::remove, groups::add_devices, groups::remove_device,
         rollouts::preview, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
         rollouts::resume, rollouts::abort, rollouts::retry,
+        roots::add, roots::list, roots::current, roots::download,
+        products::signing, products::set_signing,
+        log::head, log::proof, log::consistency, log::list,
         rollbacks::request, events::list, events::stream,
     ),
     modifiers(&Token, &UniqueNames),
@@ -45,7 +49,12 @@ struct UniqueNames;
 impl Modify for UniqueNames {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         for item in api.paths.paths.values_mut() {
-            let operations = [&mut item.get, &mut item.post, &mut item.delete];
+            let operations = [
+                &mut item.get,
+                &mut item.post,
+                &mut item.put,
+                &mut item.delete,
+            ];
             for operation in operations.into_iter().flatten() {
                 let tag = operation.tags.iter().flatten().next().cloned();
                 let name = operation.operation_id.take();

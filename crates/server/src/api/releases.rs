@@ -5,7 +5,7 @@ use axum::{
     response::Response,
 };
 use fota_proto::{
-    limits::IMAGE_BYTES_MAX,
+    limits::{IMAGE_BYTES_MAX, OBJECT_BYTES_MAX},
     manager::{Page, Problem, ReasonBody, Release, ReleaseUpload},
 };
 
@@ -23,7 +23,11 @@ use crate::{
     },
 };
 
-/// Takes in an image; 200 with the same release where these bytes are there already.
+/// What a bundle may have beside its image: the magic, a length, and the signed release.
+const BUNDLE_HEAD_BYTES_MAX: u64 = 12 + OBJECT_BYTES_MAX as u64;
+
+/// Takes in an image, or a bundle: the image behind its signed release. 200 with the same release
+/// where it is there already.
 #[utoipa::path(post, path = "/api/v1/releases", tag = "releases", params(ReleaseUpload),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 201, body = Release), (status = 200, body = Release),
@@ -34,7 +38,7 @@ pub async fn upload(
     request: Request,
 ) -> Result<(StatusCode, Json<Release>), Refusal> {
     let turn = state.uploads.acquire().await;
-    let bytes = whole_body(request.into_body(), IMAGE_BYTES_MAX).await?;
+    let bytes = whole_body(request.into_body(), IMAGE_BYTES_MAX + BUNDLE_HEAD_BYTES_MAX).await?;
     let upload = Upload {
         bytes,
         wanted,

@@ -112,6 +112,17 @@ fn skip_sentence(reason: SkipReason) -> &'static str {
             "the release was rolled back on this device before: unblock it if it is meant"
         }
         SkipReason::OptedOut => "the device's owner said no",
+        SkipReason::UntrustedRelease => {
+            "the device takes only releases that keys of the newest root have signed: sign it, \
+             upload the bundle, then retry"
+        }
+        SkipReason::ExpiredRelease => {
+            "its makers signed the release for a time that is over: sign it again, upload the \
+             bundle, then retry"
+        }
+        SkipReason::NotNewer => {
+            "the device would refuse it: sign what it is to run with a higher sequence"
+        }
     }
 }
 

@@ -5,7 +5,9 @@
 //! stored and says which order stands.
 
 pub mod attempt;
+pub mod log;
 pub mod model;
 pub mod presence;
 pub mod rollout;
 pub mod step;
+pub mod trust;

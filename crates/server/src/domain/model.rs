@@ -4,13 +4,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     str::FromStr,
+    sync::Arc,
 };
 
 use fota_proto::{
     AttemptState, DeviceId, FailureCode, Sha256,
     checkin::{End, Phase, ResetReason, SlotState},
     limits::HEAD_BYTES,
+    log::LogHead,
 };
+
+use super::log::Tree;
 
 /// The language a device speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +48,47 @@ pub struct Release {
     /// Chunk size that an upload through the seed's API named.
     pub seed_chunk_bytes: Option<u32>,
     pub uploaded_at: i64,
+    /// What the release keys have said of it.
+    pub signed: Option<Signed>,
+}
+
+/// The signed release that stands for a stored one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// SHA-256 of its envelope, and its blob.
+    pub digest: Sha256,
+    /// SHA-256 of the image with its index, and its blob.
+    pub artifact: Sha256,
+    pub sequence: u32,
+    pub epoch: u32,
+    /// Seconds since the Unix epoch, as signed.
+    pub expires: Option<u64>,
+    pub support_until: Option<u64>,
+    pub advisory: Option<String>,
+    pub self_test_deadline_s: Option<u16>,
+    /// Ids of the keys that signed it.
+    pub signed_by: Vec<String>,
+    /// Whether the newest root still counts those keys.
+    pub trusted: bool,
+}
+
+/// What a device says it trusts; nothing from one that speaks the seed's API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Trust {
+    /// Version of its root; 0 while it waits for a first one, none where it takes unsigned
+    /// answers.
+    pub root: Option<u32>,
+    /// Security epoch below which it starts nothing.
+    pub epoch: Option<u32>,
+    /// The head of the release log that it saw last.
+    pub log: Option<LogHead>,
+}
+
+impl Trust {
+    /// Whether the device takes signed releases only.
+    pub fn needs_signature(&self) -> bool {
+        self.root.is_some_and(|version| version > 0)
+    }
 }
 
 /// A device as last seen.
@@ -62,6 +107,7 @@ pub struct Device {
     pub rollback_slot: Option<u8>,
     pub reset: Option<ResetReason>,
     pub warning: Option<String>,
+    pub trust: Trust,
     pub first_seen: i64,
     pub last_seen: i64,
 }
@@ -117,6 +163,7 @@ pub struct Report {
     pub progress: Option<Progress>,
     pub outcome: Option<Outcome>,
     pub reset: Option<ResetReason>,
+    pub trust: Trust,
 }
 
 impl Report {
@@ -393,6 +440,10 @@ pub struct Plan {
     pub releases: BTreeMap<i64, Release>,
     /// Active and paused rollouts, newest first.
     pub rollouts: Vec<Rollout>,
+    /// Version of the newest root.
+    pub root: Option<u32>,
+    /// The release log.
+    pub log: Arc<Tree>,
 }
 
 impl Plan {

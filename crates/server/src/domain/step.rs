@@ -11,8 +11,9 @@ use super::{
     attempt::{blocks, end_of, explain, fold},
     model::{
         Attempt, Device, NewEvent, OrderId, Plan, Protocol, Release, Report, RollbackOrder,
-        RollbackState, Rollout,
+        RollbackState, Rollout, Trust,
     },
+    trust::{fork_warning, takes},
 };
 
 /// While an order is under way the device comes back soon, so that a lost answer or a new order
@@ -244,6 +245,15 @@ impl Work<'_> {
     fn see_device(&mut self) -> Device {
         let report = self.report;
         let before = self.facts.device.take();
+        let trust = Trust {
+            // What it saw once stays evidence until it says something else.
+            log: report
+                .trust
+                .log
+                .or(before.as_ref().and_then(|before| before.trust.log)),
+            ..report.trust
+        };
+        let fork = fork_warning(&self.plan.log, trust.log);
         let device = Device {
             id: report.device.to_string(),
             protocol: report.protocol,
@@ -257,7 +267,8 @@ impl Work<'_> {
             slots: report.slots.clone(),
             rollback_slot: report.rollback_slot,
             reset: report.reset,
-            warning: warning(self.plan, report),
+            warning: fork.or_else(|| warning(self.plan, report)),
+            trust,
             first_seen: before.as_ref().map_or(self.now, |before| before.first_seen),
             last_seen: self.now,
         };
@@ -268,6 +279,12 @@ impl Work<'_> {
 
     fn tell_of_device(&mut self, before: Option<&Device>, device: &Device) {
         let version = device.version.as_deref().unwrap_or("an unknown version");
+        let seen_log = before.and_then(|before| before.trust.log);
+        if seen_log != device.trust.log
+            && let Some(fork) = fork_warning(&self.plan.log, device.trust.log)
+        {
+            self.tell("log.forked", fork);
+        }
         let Some(before) = before else {
             self.tell(
                 "device.seen",
@@ -499,10 +516,15 @@ impl Work<'_> {
     }
 
     fn ask_again(&mut self, rollout: &Rollout, release: &Release, index: usize) -> Verdict {
+        let taken = self.takes(release);
         let attempt = &self.facts.attempts[index];
         match attempt.state {
             AttemptState::Skipped(
-                SkipReason::IncompatibleChip | SkipReason::IncompatibleProduct,
+                SkipReason::IncompatibleChip
+                | SkipReason::IncompatibleProduct
+                | SkipReason::UntrustedRelease
+                | SkipReason::ExpiredRelease
+                | SkipReason::NotNewer,
             ) => Verdict::Pass,
             state if state.is_end() => Verdict::Stop(None),
             _ if release.yanked => {
@@ -518,7 +540,13 @@ impl Work<'_> {
                 Verdict::Stop(None)
             }
             _ if rollout.held => Verdict::Stop(None),
-            _ => Verdict::Stop(Some(self.install(attempt))),
+            _ => match taken {
+                Ok(()) => Verdict::Stop(Some(self.install(attempt))),
+                Err((reason, detail)) => {
+                    self.end(index, AttemptState::Skipped(reason), &detail);
+                    Verdict::Pass
+                }
+            },
         }
     }
 
@@ -546,8 +574,18 @@ impl Work<'_> {
             self.begin(rollout, release, skip(SkipReason::BlockedRelease), None);
             return Verdict::Stop(None);
         }
+        if let Err((reason, detail)) = self.takes(release) {
+            self.begin(rollout, release, skip(reason), Some(detail));
+            return Verdict::Pass;
+        }
         let attempt = self.begin(rollout, release, AttemptState::Offered, None);
         Verdict::Stop(Some(self.install(&attempt)))
+    }
+
+    /// Whether the device, which may take signed releases only, would take this one.
+    fn takes(&self, release: &Release) -> Result<(), (SkipReason, String)> {
+        let device = self.facts.device.as_ref().expect("see_device came first");
+        takes(device, self.plan, release, self.now)
     }
 
     fn begin(

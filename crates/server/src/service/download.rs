@@ -25,7 +25,7 @@ use crate::{AppState, api::problem::Refusal, blobs::Blob, range};
 /// Bytes handed to the connection at a time; what is counted as sent is exact to this much.
 const PIECE_BYTES: usize = 64 * 1024;
 /// The bytes under a digest never change.
-const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+pub const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 /// Answers a GET or HEAD of an artifact, whole or in part. What goes out is counted for `device`.
 pub async fn send(

@@ -6,6 +6,8 @@ pub mod download;
 pub mod releases;
 pub mod rollbacks;
 pub mod rollouts;
+pub mod roots;
+pub mod signed;
 pub mod view;
 
 use crate::{

@@ -10,15 +10,16 @@ use fota_proto::{
     Sha256,
     limits::{HEAD_BYTES, IMAGE_BYTES_MAX, NOTES_BYTES_MAX, VERSION_BYTES_MAX},
     manager::ReleaseUpload,
+    signed::bundle::Bundle,
 };
 
-use super::commit;
+use super::{commit, signed};
 use crate::{
     AppState,
     api::problem::Refusal,
     blobs,
     domain::{
-        model::{NewEvent, Release},
+        model::{NewEvent, Release, Signed},
         step::chip_name,
     },
     store::Tx,
@@ -34,14 +35,27 @@ pub struct Upload {
     pub lab: bool,
 }
 
-/// Checks and stores an image; false where the same bytes are there already. When this returns,
-/// the release survives a power cut.
+/// An upload that was found good.
+struct Judged {
+    release: Release,
+    image: Bytes,
+    /// Of a bundle: the signed release and the artifact.
+    signed: Option<[Bytes; 2]>,
+}
+
+/// Checks and stores an image or a bundle; false where the same is there already. When this
+/// returns, the release survives a power cut.
 pub async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, bool), Refusal> {
-    let bytes = upload.bytes.clone();
     let now = state.now_ms();
-    let checking = tokio::task::spawn_blocking(move || judge(&upload, now));
-    let judged = checking.await;
-    let new = judged.map_err(|_| {
+    let root = match Bundle::looks_like(&upload.bytes) {
+        true => Some(signed::newest_root(state).await?),
+        false => None,
+    };
+    let checking = tokio::task::spawn_blocking(move || match root {
+        Some(root) => judge_bundle(&upload, &root, now),
+        None => judge(&upload, now),
+    });
+    let judged = checking.await.map_err(|_| {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Refusal::new(
             status,
@@ -49,26 +63,137 @@ pub async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, bool)
             "the check of the image ended early: please report it",
         )
     })??;
-    if let Some(same) = find_same(&mut state.store.read().await?, &new).await? {
+    let new = &judged.release;
+    let known = find_known(state, &mut state.store.read().await?, new).await?;
+    if let Some(Known::Same(same)) = known {
         return Ok((same, false));
     }
     // The bytes first: a row without its bytes could be offered.
-    state.blobs.put(new.sha256, bytes).await?;
+    put(state, &judged).await?;
     let mut tx = state.store.write().await?;
-    if let Some(same) = find_same(&mut tx, &new).await? {
-        return Ok((same, false));
+    match find_known(state, &mut tx, new).await? {
+        Some(Known::Same(same)) => Ok((same, false)),
+        Some(Known::Unsigned(same)) => {
+            let release = sign(state, tx, same, new).await?;
+            Ok((release, false))
+        }
+        None => {
+            let release = insert(state, tx, new).await?;
+            Ok((release, true))
+        }
     }
-    let release = tx.insert_release(&new).await?;
+}
+
+/// A stored release with the same bytes.
+enum Known {
+    /// And the same signature, or the upload brings none.
+    Same(Release),
+    /// The upload brings a signature that it does not have.
+    Unsigned(Release),
+}
+
+async fn find_known(
+    state: &AppState,
+    tx: &mut Tx,
+    new: &Release,
+) -> Result<Option<Known>, Refusal> {
+    let Some(same) = find_same(tx, new).await? else {
+        signed::check_policy(state, tx, new).await?;
+        signed::check_sequence(tx, new, None).await?;
+        return Ok(None);
+    };
+    let (Some(brings), has) = (&new.signed, &same.signed) else {
+        return Ok(Some(Known::Same(same)));
+    };
+    if has.as_ref().is_some_and(|has| has.digest == brings.digest) {
+        return Ok(Some(Known::Same(same)));
+    }
+    if same.version != new.version {
+        let detail = format!(
+            "these bytes are release {} already, as version {}, not {}: sign it under that version",
+            same.id, same.version, new.version
+        );
+        return Err(Refusal::conflict("version_exists", detail).of("version"));
+    }
+    if let Some(has) = has
+        && (has.sequence, has.epoch) != (brings.sequence, brings.epoch)
+    {
+        let detail = format!(
+            "release {} has sequence {} and epoch {}, this one says {} and {}: they never change",
+            same.id, has.sequence, has.epoch, brings.sequence, brings.epoch
+        );
+        return Err(Refusal::conflict("sequence_exists", detail).of("body"));
+    }
+    signed::check_sequence(tx, new, Some(same.id)).await?;
+    Ok(Some(Known::Unsigned(same)))
+}
+
+async fn put(state: &AppState, judged: &Judged) -> Result<(), Refusal> {
+    let Judged {
+        release,
+        image,
+        signed,
+    } = judged;
+    state.blobs.put(release.sha256, image.clone()).await?;
+    if let (Some([envelope, artifact]), Some(said)) = (signed, &release.signed) {
+        state.blobs.put(said.digest, envelope.clone()).await?;
+        state.blobs.put(said.artifact, artifact.clone()).await?;
+    }
+    Ok(())
+}
+
+async fn insert(state: &AppState, mut tx: Tx, new: &Release) -> Result<Release, Refusal> {
+    let release = tx.insert_release(new).await?;
+    let entry = release.signed.as_ref().map(|signed| signed.digest);
+    let entry = entry.unwrap_or(release.sha256);
+    tx.append_log(entry, release.id, state.now_ms()).await?;
     let size = Grouped(release.bytes);
+    let signature = release.signed.as_ref().map_or(String::new(), by);
     let event = NewEvent {
         kind: "release.uploaded".to_owned(),
         release: Some(release.id),
         actor: "operator",
-        text: format!("{} {}: {size} bytes", release.project, release.version),
+        text: format!(
+            "{} {}: {size} bytes{signature}",
+            release.project, release.version
+        ),
         ..NewEvent::default()
     };
     commit(state, tx, &[event], true).await?;
-    Ok((release, true))
+    Ok(release)
+}
+
+/// Adds a signature to a release that is there.
+async fn sign(
+    state: &AppState,
+    mut tx: Tx,
+    same: Release,
+    new: &Release,
+) -> Result<Release, Refusal> {
+    let signed = new
+        .signed
+        .clone()
+        .expect("the caller found that it brings one");
+    tx.sign_release(same.id, &signed).await?;
+    tx.append_log(signed.digest, same.id, state.now_ms())
+        .await?;
+    let event = NewEvent {
+        kind: "release.signed".to_owned(),
+        release: Some(same.id),
+        actor: "operator",
+        text: format!("{} {}{}", same.project, same.version, by(&signed)),
+        ..NewEvent::default()
+    };
+    commit(state, tx, &[event], true).await?;
+    Ok(Release {
+        signed: Some(signed),
+        ..same
+    })
+}
+
+fn by(signed: &Signed) -> String {
+    let (sequence, keys) = (signed.sequence, signed.signed_by.join(", "));
+    format!(", sequence {sequence}, signed by {keys}")
 }
 
 /// The release that holds the same bytes; refuses bytes that contradict a release.
@@ -112,7 +237,49 @@ async fn find_same(tx: &mut Tx, new: &Release) -> Result<Option<Release>, Refusa
     Ok(None)
 }
 
-fn judge(upload: &Upload, now: i64) -> Result<Release, Refusal> {
+/// A bundle: the image must be right in itself, and what the release keys signed.
+fn judge_bundle(upload: &Upload, root: &[u8], now: i64) -> Result<Judged, Refusal> {
+    let bundle = Bundle::parse(&upload.bytes).ok_or_else(|| {
+        let detail = "the bundle is cut short, or its signed release is longer than 1,024 bytes: \
+                      make it again";
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bundle_invalid", detail).of("body")
+    })?;
+    let said = signed::verify(root, bundle.release, now)?;
+    let wanted = &upload.wanted;
+    let inner = Upload {
+        bytes: upload.bytes.slice_ref(bundle.image),
+        wanted: ReleaseUpload {
+            // An image that names no version of its own has the one that was signed.
+            version: Some(wanted.version.as_deref().unwrap_or(said.version).to_owned()),
+            allow_version_mismatch: false,
+            notes: wanted.notes.clone(),
+        },
+        seed_chunk_bytes: upload.seed_chunk_bytes,
+        lab: false,
+    };
+    let judged = judge(&inner, now)?;
+    let (stored, artifact) = signed::agree(bundle.release, &said, &judged.release, bundle.image)?;
+    Ok(Judged {
+        release: Release {
+            signed: Some(stored),
+            ..judged.release
+        },
+        signed: Some([upload.bytes.slice_ref(bundle.release), artifact]),
+        ..judged
+    })
+}
+
+fn judge(upload: &Upload, now: i64) -> Result<Judged, Refusal> {
+    let release = judge_image(upload, now)?;
+    let image = upload.bytes.clone();
+    Ok(Judged {
+        release,
+        image,
+        signed: None,
+    })
+}
+
+fn judge_image(upload: &Upload, now: i64) -> Result<Release, Refusal> {
     check_texts(&upload.wanted)?;
     let bytes = upload.bytes.len() as u64;
     if bytes > IMAGE_BYTES_MAX {
@@ -238,6 +405,7 @@ fn bare(upload: &Upload, version: &str, now: i64) -> Release {
         yanked: false,
         seed_chunk_bytes: upload.seed_chunk_bytes,
         uploaded_at: now,
+        signed: None,
     }
 }
 

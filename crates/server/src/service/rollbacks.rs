@@ -12,12 +12,18 @@ use super::{
 use crate::{
     AppState,
     api::problem::Refusal,
-    domain::model::{Device, NewEvent, Plan, Protocol, Release, RollbackOrder, RollbackState},
+    domain::{
+        model::{Device, NewEvent, Plan, Protocol, Release, RollbackOrder, RollbackState},
+        trust::below_epoch,
+    },
     store::{StoreError, Tx},
 };
 
 /// The seed's word for "there is nothing to go back to", and ours.
 pub const NO_TARGET: &str = "no_rollback_target";
+
+/// What it would go back to is of a security epoch that the device has left behind for good.
+pub const BELOW_EPOCH: &str = "below_security_epoch";
 
 /// What a request for a rollback has brought about.
 pub struct Ordered {
@@ -114,6 +120,15 @@ pub async fn order_one(
     }
     if !device.rollback_available() {
         return Ok(Err(NO_TARGET));
+    }
+    if let Some((epoch, floor)) = below_epoch(device, plan) {
+        tracing::debug!(
+            device = device.id,
+            epoch,
+            floor,
+            "the device would not go back so far"
+        );
+        return Ok(Err(BELOW_EPOCH));
     }
     let release = plan.running(device.running()).map(|release| release.id);
     let new = RollbackOrder {

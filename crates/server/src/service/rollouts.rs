@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::http::StatusCode;
 use fota_proto::{
-    AttemptState, DeviceId,
+    AttemptState, DeviceId, SkipReason,
     limits::{NOTES_BYTES_MAX, TARGETS_MAX},
     manager::{Excluded, Presence, Preview, RolloutRequest},
 };
@@ -19,6 +19,7 @@ use crate::{
         presence::presence,
         rollout::is_breached,
         step::{TRIAL_DEADLINE_S, fits},
+        trust::takes,
     },
     store::{StoreError, Tx},
 };
@@ -120,6 +121,7 @@ async fn check(tx: &mut Tx, request: &RolloutRequest) -> Result<Checked, Refusal
 /// What starting the rollout would do.
 pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Preview, Refusal> {
     let mut tx = state.store.read().await?;
+    let plan = state.fleet.plan(&mut tx).await?;
     let Checked { release, target } = check(&mut tx, request).await?;
     let names = tx.named_devices(&target).await?;
     let now = state.now_ms();
@@ -136,16 +138,18 @@ pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Previ
         };
         let blocked = tx.blocked(&name).await?.contains(&release.id);
         let reason = match fits(&device, &release, request.allow_product_change) {
-            Err((reason, _)) => Some(reason.to_string()),
-            Ok(()) if device.running().is(&release) => Some("already_installed".to_owned()),
-            Ok(()) if blocked => Some("blocked_release".to_owned()),
-            Ok(()) => None,
+            Err((reason, _)) => Some(reason),
+            Ok(()) if device.running().is(&release) => Some(SkipReason::AlreadyInstalled),
+            Ok(()) if blocked => Some(SkipReason::BlockedRelease),
+            Ok(()) => takes(&device, &plan, &release, now)
+                .err()
+                .map(|(why, _)| why),
         };
         if let Some(reason) = reason {
             if preview.excluded.len() < EXCLUDED_MAX {
                 preview.excluded.push(Excluded {
                     device: name,
-                    reason,
+                    reason: reason.to_string(),
                 });
             }
             continue;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fota_proto::{FailureCode, manager};
 
+use super::signed;
 use crate::{
     AppState,
     domain::{
@@ -36,6 +37,7 @@ pub fn release(release: &Release, running_on: &[(i64, u64)]) -> manager::Release
         yanked: release.yanked,
         uploaded_at: release.uploaded_at,
         running_on: runs.map_or(0, |(_, devices)| *devices),
+        signed: release.signed.as_ref().map(signed::view),
     }
 }
 
@@ -76,6 +78,12 @@ pub async fn device(
             .iter()
             .map(|release| version(plan, *release))
             .collect(),
+        root_version: device.trust.root,
+        epoch: device.trust.epoch,
+        log: device.trust.log.map(|log| manager::SeenHead {
+            size: log.size,
+            root: log.root,
+        }),
     })
 }
 

@@ -162,7 +162,8 @@ impl Tx {
         self.run(
             "UPDATE attempt SET is_current = 0 WHERE rollout = $1 AND is_current = 1 \
              AND (state LIKE 'failed:%' OR state LIKE 'rolled_back:%' OR state = 'timed_out' \
-             OR state = 'skipped:blocked_release') \
+             OR state IN ('skipped:blocked_release', 'skipped:untrusted_release', \
+             'skipped:expired_release')) \
              AND NOT EXISTS (SELECT 1 FROM block WHERE block.device = attempt.device \
              AND block.release = attempt.release)",
             values![rollout],
@@ -170,7 +171,8 @@ impl Tx {
         .await
     }
 
-    /// Adds to what was sent to a device for its newest attempt at the release with this image.
+    /// Adds to what was sent to a device for its newest attempt at the release with this image or
+    /// artifact.
     pub async fn add_sent(
         &mut self,
         device: &str,
@@ -182,7 +184,7 @@ impl Tx {
             "UPDATE attempt SET bytes_sent = bytes_sent + $1, requests = requests + $2 \
              WHERE id = (SELECT MAX(sent.id) FROM attempt AS sent \
              JOIN release ON release.id = sent.release \
-             WHERE sent.device = $3 AND release.sha256 = $4)",
+             WHERE sent.device = $3 AND (release.sha256 = $4 OR release.artifact_sha256 = $4))",
             values![bytes, requests, device, image],
         )
         .await

@@ -1,6 +1,7 @@
 use fota_proto::{
     Sha256,
     checkin::{ResetReason, SlotState},
+    log::LogHead,
 };
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use super::{
     StoreError, Tx,
     db::{Row, values},
 };
-use crate::domain::model::{Device, Protocol, Slot};
+use crate::domain::model::{Device, Protocol, Slot, Trust};
 
 /// Which devices a list shows.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +27,8 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, \
-             slot, slots, rollback_slot, reset, warning, first_seen, last_seen FROM device ",
+             slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, log_root, \
+             first_seen, last_seen FROM device ",
             $rest
         )
     };
@@ -47,9 +49,19 @@ fn device(row: &mut Row) -> Result<Device, StoreError> {
         rollback_slot: row.number_maybe()?,
         reset: row.text_maybe()?.as_deref().map(reset).transpose()?,
         warning: row.text_maybe()?,
+        trust: trust(row)?,
         first_seen: row.int()?,
         last_seen: row.int()?,
     })
+}
+
+fn trust(row: &mut Row) -> Result<Trust, StoreError> {
+    let (root, epoch) = (row.number_maybe()?, row.number_maybe()?);
+    let (size, log_root) = (row.number_maybe()?, row.parsed_maybe()?);
+    let log = size
+        .zip(log_root)
+        .map(|(size, root)| LogHead { size, root });
+    Ok(Trust { root, epoch, log })
 }
 
 const PROTOCOLS: [(Protocol, &str); 2] = [(Protocol::Native, "native"), (Protocol::Seed, "seed")];
@@ -156,14 +168,18 @@ impl Tx {
     pub async fn put_device(&mut self, device: &Device) -> Result<(), StoreError> {
         self.run(
             "INSERT INTO device (id, protocol, chip, chip_revision, project, version, elf_sha256, \
-             confirmed, slot, slots, rollback_slot, reset, warning, first_seen, last_seen) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+             confirmed, slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, \
+             log_root, first_seen, last_seen) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+             $18, $19) \
              ON CONFLICT (id) DO UPDATE SET protocol = excluded.protocol, chip = excluded.chip, \
              chip_revision = excluded.chip_revision, project = excluded.project, \
              version = excluded.version, elf_sha256 = excluded.elf_sha256, \
              confirmed = excluded.confirmed, slot = excluded.slot, slots = excluded.slots, \
              rollback_slot = excluded.rollback_slot, reset = excluded.reset, \
-             warning = excluded.warning, last_seen = excluded.last_seen",
+             warning = excluded.warning, root_version = excluded.root_version, \
+             epoch = excluded.epoch, log_size = excluded.log_size, log_root = excluded.log_root, \
+             last_seen = excluded.last_seen",
             values![
                 &device.id,
                 protocol_name(device.protocol),
@@ -178,6 +194,10 @@ impl Tx {
                 device.rollback_slot,
                 device.reset.map(reset_name),
                 device.warning.clone(),
+                device.trust.root,
+                device.trust.epoch,
+                device.trust.log.map(|log| log.size),
+                device.trust.log.map(|log| log.root),
                 device.first_seen,
                 device.last_seen,
             ],

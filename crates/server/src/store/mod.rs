@@ -16,6 +16,7 @@ mod rollbacks;
 mod rollouts;
 mod schema;
 mod seed;
+mod signing;
 
 use std::path::Path;
 
@@ -24,6 +25,7 @@ pub use db::Tx;
 pub use devices::DeviceFilter;
 pub(crate) use devices::protocol_name;
 pub use events::EventFilter;
+pub use signing::StoredRoot;
 
 /// What the store says when it cannot do its work.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,11 @@
 //! The part of the database that all check-ins share, and its generation number.
 
+use std::sync::Arc;
+
+use fota_proto::Sha256;
+
 use super::{StoreError, Tx};
-use crate::domain::model::Plan;
+use crate::domain::{log::Tree, model::Plan};
 
 impl Tx {
     /// The number that changes with every change of the plan.
@@ -19,9 +23,11 @@ impl Tx {
             .map(drop)
     }
 
-    /// All releases, and the rollouts that may offer, newest first.
-    pub async fn plan(&mut self) -> Result<Plan, StoreError> {
+    /// All releases, and the rollouts that may offer, newest first. `log` is what is known of the
+    /// release log; only what is behind it is read.
+    pub async fn plan(&mut self, log: &Arc<Tree>) -> Result<Plan, StoreError> {
         let releases = self.releases().await?;
+        let news = self.log_digests_from(log.size()).await?;
         Ok(Plan {
             generation: self.generation().await?,
             releases: releases
@@ -29,6 +35,17 @@ impl Tx {
                 .map(|release| (release.id, release))
                 .collect(),
             rollouts: self.standing_rollouts().await?,
+            root: self.newest_root().await?.map(|root| root.version),
+            log: grown(log, news),
         })
     }
+}
+
+fn grown(log: &Arc<Tree>, news: Vec<Sha256>) -> Arc<Tree> {
+    if news.is_empty() {
+        return Arc::clone(log);
+    }
+    let mut tree = Tree::clone(log);
+    news.into_iter().for_each(|entry| tree.push(entry));
+    Arc::new(tree)
 }

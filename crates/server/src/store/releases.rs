@@ -4,14 +4,15 @@ use super::{
     StoreError, Tx,
     db::{Row, values},
 };
-use crate::domain::model::Release;
+use crate::domain::model::{Release, Signed};
 
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, version, project, chip, bytes, sha256, head, elf_sha256, idf_version, \
              secure_version, chip_revision_min, chip_revision_max, notes, lab, yanked, \
-             seed_chunk_bytes, uploaded_at FROM release ",
+             seed_chunk_bytes, uploaded_at, signed_sha256, artifact_sha256, sequence, epoch, expires, \
+             support_until, advisory, self_test_deadline_s, signed_by, trusted FROM release ",
             $rest
         )
     };
@@ -36,7 +37,38 @@ fn release(row: &mut Row) -> Result<Release, StoreError> {
         yanked: row.flag()?,
         seed_chunk_bytes: row.number_maybe()?,
         uploaded_at: row.int()?,
+        signed: signed(row)?,
     })
+}
+
+/// The columns of a signed release; all are NULL where it is not signed.
+fn signed(row: &mut Row) -> Result<Option<Signed>, StoreError> {
+    let (digest, artifact) = (row.parsed_maybe()?, row.parsed_maybe()?);
+    let (sequence, epoch) = (row.number_maybe()?, row.number_maybe()?);
+    let (expires, support_until) = (row.number_maybe()?, row.number_maybe()?);
+    let (advisory, self_test_deadline_s) = (row.text_maybe()?, row.number_maybe()?);
+    let (signed_by, trusted) = (row.text_maybe()?, row.int_maybe()?);
+    let Some(digest) = digest else {
+        return Ok(None);
+    };
+    let missing = |what| StoreError::stored(what, &"NULL");
+    Ok(Some(Signed {
+        digest,
+        artifact: artifact.ok_or(missing("an artifact"))?,
+        sequence: sequence.ok_or(missing("a sequence"))?,
+        epoch: epoch.ok_or(missing("an epoch"))?,
+        expires,
+        support_until,
+        advisory,
+        self_test_deadline_s,
+        signed_by: key_ids(signed_by.as_deref().unwrap_or("")),
+        trusted: trusted == Some(1),
+    }))
+}
+
+/// Key ids are stored as one text with a space between them.
+fn key_ids(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The head is stored as the front of a digest's hex form, so one parser serves both.
@@ -87,7 +119,46 @@ impl Tx {
             ],
         )
         .await?;
+        if let Some(signed) = &new.signed {
+            self.sign_release(id, signed).await?;
+        }
         Ok(Release { id, ..new.clone() })
+    }
+
+    /// Stores what the release keys have said of a release.
+    pub async fn sign_release(&mut self, id: i64, signed: &Signed) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE release SET signed_sha256 = $1, artifact_sha256 = $2, sequence = $3, \
+             epoch = $4, expires = $5, support_until = $6, advisory = $7, \
+             self_test_deadline_s = $8, signed_by = $9, trusted = $10 WHERE id = $11",
+            values![
+                signed.digest,
+                signed.artifact,
+                signed.sequence,
+                signed.epoch,
+                signed.expires,
+                signed.support_until,
+                signed.advisory.clone(),
+                signed.self_test_deadline_s,
+                signed.signed_by.join(" "),
+                signed.trusted,
+                id,
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// The release of this product and chip that has the sequence.
+    pub async fn release_by_sequence(
+        &mut self,
+        project: &str,
+        chip: Option<u16>,
+        sequence: u32,
+    ) -> Result<Option<Release>, StoreError> {
+        let sql = select!("WHERE project = $1 AND chip = $2 AND sequence = $3");
+        self.one(sql, values![project, chip, sequence], release)
+            .await
     }
 
     /// All releases, oldest first.

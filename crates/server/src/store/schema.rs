@@ -4,7 +4,10 @@ use super::{Store, StoreError, Tx, db::values};
 
 /// Each entry brings the schema from its index to the next number. Never change one that was
 /// released; append.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0004_signing.sql"),
+];
 
 pub(super) async fn migrate(store: &Store) -> Result<(), StoreError> {
     let mut tx = store.write().await?;

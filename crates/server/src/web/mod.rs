@@ -102,7 +102,7 @@ async fn render(state: &AppState, origin: &str, only_fleet: bool) -> Result<Stri
         }
     }
     let Json(summary) = fleet::summary(State(state.clone())).await?;
-    let Json(server) = fleet::server(State(state.clone())).await;
+    let Json(server) = fleet::server(State(state.clone())).await?;
     let facts = Facts {
         summary: &summary,
         devices: &devices,

@@ -187,6 +187,7 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "rollouts" => bad_rollout_calls(method, path),
         "rollbacks" => Some(bad_rollbacks(path)),
         "events" => bad_events(path),
+        "roots" | "products" | "log" => bad_signing(method, path),
         _ => bad_others(path),
     }
 }
@@ -204,6 +205,75 @@ fn bad_others(path: &str) -> Option<Vec<Bad>> {
             blob(&"0".repeat(64), 404, "sha256"),
             blob("%FF", 400, "path"),
         ],
+        "/d/v1/roots/{version}" => [("x", 400), ("-1", 400), ("4294967296", 400), ("7", 404)]
+            .map(|(version, status)| {
+                Bad::path(&format!("/d/v1/roots/{version}"), status, "version")
+            })
+            .into(),
+        "/d/v1/log/head" => Vec::new(),
+        "/d/v1/log/proof" => bad_proofs(path),
+        "/d/v1/log/consistency" => [
+            ("from=0", 400, "to"),
+            ("from=x&to=1", 400, "from"),
+            ("from=-1&to=1", 400, "from"),
+            ("from=1&to=0", 400, "from"),
+            ("from=0&to=2", 404, "to"),
+            ("from=0&to=18446744073709551615", 404, "to"),
+            ("from=0&to=18446744073709551616", 400, "to"),
+            ("from=0&to=1&surprise=1", 400, "surprise"),
+        ]
+        .map(|(query, status, field)| Bad::path(&format!("{path}?{query}"), status, field))
+        .into(),
+        _ => return None,
+    })
+}
+
+fn bad_proofs(path: &str) -> Vec<Bad> {
+    let unknown = format!("leaf={}&size=1", "0".repeat(64));
+    [
+        ("size=1", 400, "leaf"),
+        ("leaf=x&size=1", 400, "leaf"),
+        (unknown.as_str(), 404, "leaf"),
+        (&unknown.replace("=1", "=2"), 404, "size"),
+        (&unknown.replace("=1", "=-2"), 400, "size"),
+        (&unknown.replace("=1", "=18446744073709551615"), 404, "size"),
+    ]
+    .map(|(query, status, field)| Bad::path(&format!("{path}?{query}"), status, field))
+    .into()
+}
+
+fn bad_signing(method: &str, path: &str) -> Option<Vec<Bad>> {
+    let cose =
+        |body: &[u8], status| Bad::raw(path, "application/cose", body.into(), status, "body");
+    let name = "/api/v1/products/thermostat/signing";
+    let long = format!("/api/v1/products/{}/signing", "x".repeat(33));
+    let names = [long.as_str(), "/api/v1/products/%00/signing"];
+    let names = names.map(|path| Bad::json(path, json!({"unsigned": true}), 400, "name"));
+    Some(match (method, path) {
+        ("GET", "/api/v1/roots" | "/api/v1/log") => bad_numbered_pages(path),
+        ("GET", "/api/v1/roots/current") => vec![Bad::path(path, 404, "path")],
+        ("POST", "/api/v1/roots") => vec![
+            cose(b"", 422),
+            cose(b"junk", 422),
+            cose(&[0xD8, 0x62], 422),
+            cose(&[0x9F; 1024], 422),
+            cose(&[0; 1025], 413),
+            Bad::raw(
+                path,
+                "application/json",
+                b"{}".to_vec(),
+                415,
+                "content-type",
+            ),
+        ],
+        ("GET", _) => names.into(),
+        ("PUT", _) => {
+            let mut all = any_json(name);
+            all.extend(names);
+            all.push(Bad::json(name, json!({}), 400, "unsigned"));
+            all.push(Bad::json(name, json!({"unsigned": "no"}), 400, "unsigned"));
+            all
+        }
         _ => return None,
     })
 }
@@ -240,6 +310,11 @@ fn bad_uploads(path: &str) -> Vec<Bad> {
         upload("version=1&version=2", 400, "version"),
         bytes(vec![0; 1024 * 1024]),
         bytes(Vec::new()),
+        // A bundle, while the server has no root to verify it with.
+        Bad {
+            status: 409,
+            ..bytes(b"FOTAPKG1\0\0\0\0".to_vec())
+        },
     ]
 }
 
@@ -441,12 +516,20 @@ fn bad_check_ins() -> Vec<Bad> {
             "version",
         ),
         cbor(device(&|d| d.project = "p".repeat(33)), 400, "project"),
+        cbor(device(&|d| d.log = Some(endless_log())), 400, "log"),
         Bad::raw(path, "application/json", good.clone(), 415, "content-type"),
     ];
     for cut in 0..good.len() {
         all.push(cbor(good[..cut].to_vec(), 400, "body"));
     }
     all
+}
+
+fn endless_log() -> fota_proto::log::LogHead {
+    fota_proto::log::LogHead {
+        size: u64::MAX,
+        root: fota_proto::Sha256([1; 32]),
+    }
 }
 
 /// Everything that is stored, as text.
@@ -458,6 +541,8 @@ async fn stored(server: &Server) -> Vec<Value> {
         "/api/v1/groups",
         "/api/v1/rollouts",
         "/api/v1/events?limit=1000",
+        "/api/v1/roots",
+        "/api/v1/log",
     ] {
         all.push(server.get(path).await.json());
     }

@@ -1,8 +1,10 @@
 //! The server through its front door: HTTP in, answers and stored state out. Everything runs on
 //! SQLite, and on PostgreSQL too where `FOTA_TEST_POSTGRES=postgres://…` is set.
 
+mod keys;
 mod support;
 
+mod attacks_signing;
 mod auth;
 mod bad_input;
 mod blobs;
@@ -11,12 +13,15 @@ mod contract;
 mod devices;
 mod events;
 mod groups;
+mod log;
 mod openapi;
 mod releases;
 mod rollbacks;
 mod rollouts;
+mod roots;
 mod seed;
 mod seed_bench;
 mod seed_contract;
+mod signed;
 mod start;
 mod web;

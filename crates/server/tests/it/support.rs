@@ -14,7 +14,9 @@ use fota_proto::{
         SlotReport, SlotState,
     },
     list::List,
+    log::LogHead,
     manager::{Device, Release, Rollout, RolloutDetail},
+    signed::Envelope,
 };
 use fota_server::{Clock, Config, start};
 use reqwest::{Method, StatusCode, header};
@@ -91,6 +93,8 @@ pub struct Setup {
     pub db: Option<String>,
     pub lab: bool,
     pub legacy_open: bool,
+    /// Whether unsigned images are refused though there is no root.
+    pub signed_only: bool,
 }
 
 /// A running server and a way to talk to it.
@@ -229,6 +233,7 @@ pub fn config(data: &std::path::Path, setup: &Setup) -> Config {
         listen: ([127, 0, 0, 1], 0).into(),
         lab: setup.lab,
         legacy_open: setup.legacy_open,
+        allow_unsigned: !setup.signed_only,
         operator_token: Some(TOKEN.to_owned()),
         ..Config::new(data)
     }
@@ -331,6 +336,9 @@ pub struct TestDevice {
     pub outcome: Option<(u64, End, FailureCode, &'static str)>,
     pub held: Vec<Held>,
     pub nonce: u64,
+    pub root: Option<u32>,
+    pub epoch: Option<u32>,
+    pub log: Option<LogHead>,
 }
 
 /// An order as a test reads it.
@@ -398,6 +406,9 @@ impl TestDevice {
             outcome: None,
             held: Vec::new(),
             nonce: 1,
+            root: None,
+            epoch: None,
+            log: None,
         }
     }
 
@@ -428,9 +439,8 @@ impl TestDevice {
             })
             .expect("fits");
         let mut held = List::new();
-        for claim in &self.held {
-            held.push(*claim).expect("fits");
-        }
+        let mut claims = self.held.iter();
+        claims.all(|claim| held.push(*claim).is_ok());
         let check_in = CheckIn {
             protocol: checkin::VERSION,
             device: &self.id,
@@ -463,10 +473,10 @@ impl TestDevice {
             held,
             reset: ResetReason::PowerOn,
             uptime_s: 5,
-            root: None,
-            epoch: None,
+            root: self.root,
+            epoch: self.epoch,
             challenge: None,
-            log: None,
+            log: self.log,
         };
         let mut buffer = [0; 1024];
         checkin::encode(&check_in, &mut buffer)
@@ -479,7 +489,12 @@ impl TestDevice {
         let reply = post_cbor(server, self.message()).await;
         let text = String::from_utf8_lossy(&reply.body);
         assert_eq!(reply.status, StatusCode::OK, "{text}");
-        let answer: Answer = minicbor::decode(&reply.body).expect("an answer");
+        let kind = reply.headers[header::CONTENT_TYPE].to_str().expect("text");
+        let body = match kind {
+            "application/cose" => Envelope::parse(&reply.body).expect("signed").payload,
+            _ => &reply.body,
+        };
+        let answer: Answer = minicbor::decode(body).expect("an answer");
         assert_eq!(
             (answer.protocol, answer.nonce),
             (checkin::VERSION, self.nonce)

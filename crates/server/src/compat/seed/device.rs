@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::{Claim, StatusPost};
 use crate::domain::model::{
-    Attempt, Device, Outcome, Progress, Protocol, Release, Report, RollbackOrder,
+    Attempt, Device, Outcome, Progress, Protocol, Release, Report, RollbackOrder, Trust,
 };
 
 /// What is kept of a seed device beside what is kept of every device.
@@ -90,6 +90,7 @@ pub fn sighting(id: &DeviceId, stored: Option<&Device>) -> Report {
         progress: None,
         outcome: None,
         reset: None,
+        trust: Trust::default(),
     }
 }
 
@@ -259,6 +260,7 @@ mod tests {
             yanked: false,
             seed_chunk_bytes: None,
             uploaded_at: 0,
+            signed: None,
         }
     }
 

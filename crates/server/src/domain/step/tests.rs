@@ -9,7 +9,7 @@ use fota_proto::{
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use crate::domain::model::{Outcome, Progress, Slot, Standing, Target, install_order};
+use crate::domain::model::{Outcome, Progress, Signed, Slot, Standing, Target, install_order};
 
 const DEVICE: &str = "ESP32-001";
 
@@ -33,6 +33,19 @@ fn release(id: i64) -> Release {
         yanked: false,
         seed_chunk_bytes: None,
         uploaded_at: 0,
+        // Release 1 is not signed, and 3 expires at once.
+        signed: (id > 1).then(|| Signed {
+            digest: Sha256([0x40 | id as u8; 32]),
+            artifact: Sha256([0x20 | id as u8; 32]),
+            sequence: id as u32,
+            epoch: id as u32 / 2,
+            expires: (id == 3).then_some(0),
+            support_until: None,
+            advisory: None,
+            self_test_deadline_s: None,
+            signed_by: Vec::new(),
+            trusted: true,
+        }),
     }
 }
 
@@ -102,15 +115,17 @@ fn report() -> impl Strategy<Value = Report> {
     let outcome = (order_number(), select(ends.to_vec()));
     let states = [SlotState::Empty, SlotState::Image, SlotState::Rejected];
     let other = (select(states.to_vec()), 0..4i64);
+    let trust = (proptest::option::of(0..2u32), proptest::option::of(0..4u32));
     let parts = (
         running(),
+        trust,
         any::<bool>(),
         proptest::option::of(progress),
         proptest::option::weighted(0.3, outcome),
         other,
     );
     parts.prop_map(
-        |((runs, claims), confirmed, progress, outcome, (state, held))| Report {
+        |((runs, claims), (root, epoch), confirmed, progress, outcome, (state, held))| Report {
             device: DEVICE.parse().expect("an id"),
             protocol: Protocol::Native,
             chip: Some(5),
@@ -141,6 +156,11 @@ fn report() -> impl Strategy<Value = Report> {
                 detail: String::new(),
             }),
             reset: None,
+            trust: Trust {
+                root,
+                epoch,
+                log: None,
+            },
         },
     )
 }
@@ -162,6 +182,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                     rollout(id, release, standing, is_held)
                 })
                 .collect(),
+            ..Plan::default()
         }
     })
 }
@@ -243,14 +264,14 @@ impl World {
 /// What happens to one device.
 #[derive(Clone, Debug)]
 enum Event {
-    Report(Report),
+    Report(Box<Report>),
     RollbackOrdered(i64),
     PlanChanged(Plan),
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        12 => report().prop_map(Event::Report),
+        12 => report().prop_map(|report| Event::Report(Box::new(report))),
         1 => (1..4i64).prop_map(Event::RollbackOrdered),
         1 => plan().prop_map(Event::PlanChanged),
     ]
@@ -272,6 +293,9 @@ fn check_step(world: &World, plan: &Plan, report: &Report, step: &Step) {
             assert!(!runs.is(release), "it runs it already");
             assert!(!report.on_trial(), "no order during a trial");
             assert_eq!(release.chip, report.chip);
+            if report.trust.needs_signature() && !is_installing(world) {
+                check_trust(plan, report, release);
+            }
         }
         Some(Order::Rollback { order, .. }) => assert!(runs.is_left_by(order)),
         Some(Order::Cancel { .. }) | None => {}
@@ -298,6 +322,18 @@ fn check_step(world: &World, plan: &Plan, report: &Report, step: &Step) {
     }
 }
 
+/// The rules of a device that trusts a root, written down once more.
+fn check_trust(plan: &Plan, report: &Report, release: &Release) {
+    let signed = release.signed.as_ref().expect("not signed, but offered");
+    assert!(signed.expires.is_none(), "expired, but offered");
+    let floor = report.trust.epoch.unwrap_or(0);
+    assert!(signed.epoch >= floor, "below its epoch, but offered");
+    let runs = plan.running(report.running());
+    if let Some(running) = runs.and_then(|runs| runs.signed.as_ref()) {
+        assert!(signed.sequence > running.sequence, "older, but offered");
+    }
+}
+
 fn is_installing(world: &World) -> bool {
     let mut attempts = world.attempts.values();
     attempts.any(|attempt| attempt.state == AttemptState::Installing)
@@ -312,7 +348,7 @@ proptest! {
         let (mut rollbacks, mut generation) = (0, 1);
         for event in events {
             let report = match event {
-                Event::Report(report) => world.known_orders(report),
+                Event::Report(report) => world.known_orders(*report),
                 Event::RollbackOrdered(leave) => {
                     rollbacks += 1;
                     world.facts.rollback.get_or_insert(rollback(rollbacks, leave));
