@@ -12,6 +12,7 @@
 mod device;
 mod events;
 mod manager;
+mod signing;
 
 use std::{fmt, time::Duration};
 
@@ -19,6 +20,7 @@ pub use device::{Blob, DeviceClient};
 pub use events::{EventStream, Incoming};
 pub use fota_proto::manager::Problem;
 pub use manager::{DeviceFilter, Download, EventFilter};
+pub use signing::Object;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

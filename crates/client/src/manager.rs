@@ -248,7 +248,7 @@ impl Client {
         self.answer(request.timeout(REQUEST_TIMEOUT)).await
     }
 
-    async fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    pub(crate) async fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let request = self.request(Method::GET, path).timeout(REQUEST_TIMEOUT);
         self.answer(request).await
     }
@@ -263,7 +263,7 @@ impl Client {
         send(request).await.map(drop)
     }
 
-    async fn list<T: DeserializeOwned>(
+    pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
         filter: &impl Serialize,
@@ -283,7 +283,7 @@ impl Client {
         Err(Error::protocol(&self.url(path), "the list does not end"))
     }
 
-    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+    pub(crate) async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
         let response = send(request).await?;
         let url = response.url().to_string();
         let body = response

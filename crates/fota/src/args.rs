@@ -103,6 +103,12 @@ pub enum Command {
     /// Releases
     #[command(subcommand)]
     Release(ReleaseCommand),
+    /// Products
+    #[command(subcommand)]
+    Product(ProductCommand),
+    /// The release log, which must be the same for everybody
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Devices
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -161,6 +167,13 @@ pub struct ServeArgs {
     /// the digits themselves]
     #[arg(long, value_name = "F")]
     pub legacy_psk_file: Option<PathBuf>,
+    /// File with the key that signs answers, PKCS#8 PEM [default: online-key.pem in the data
+    /// folder, made at the first start]
+    #[arg(long, value_name = "FILE")]
+    pub online_key: Option<PathBuf>,
+    /// Take unsigned images while the server has no root
+    #[arg(long)]
+    pub allow_unsigned: bool,
 }
 
 #[derive(Debug, Default, Args)]
@@ -327,6 +340,61 @@ pub enum DeviceCommand {
         /// Version or number
         release: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ProductCommand {
+    /// Whether unsigned images of a product are taken
+    Signing {
+        /// Product: the project name in its images
+        name: String,
+        /// Take them although the server has a root
+        #[arg(long, conflicts_with = "require")]
+        allow_unsigned: bool,
+        /// Take signed releases only
+        #[arg(long)]
+        require: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Its entries and its head
+    Show,
+    /// Whether it is the one that devices, you, and your last run have seen
+    Verify(LogVerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct LogVerifyArgs {
+    /// A head that somebody was shown, as a device prints it
+    #[arg(long, value_name = "SIZE:ROOT")]
+    pub head: Vec<SeenHead>,
+    /// File that remembers the head between runs [default: log-heads.json beside the credentials]
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Root to trust instead of the one that the server names
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
+}
+
+/// A head of the release log, written `12:4f5a…`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenHead(pub fota_proto::log::LogHead);
+
+impl std::str::FromStr for SeenHead {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(':');
+        let head = parts.and_then(|(size, root)| {
+            let (size, root) = (size.parse().ok()?, root.parse().ok()?);
+            Some(fota_proto::log::LogHead { size, root })
+        });
+        head.map(Self).ok_or_else(|| {
+            format!("{text:?} is no head: write SIZE:ROOT, the root as 64 hex digits")
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]

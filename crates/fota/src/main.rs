@@ -129,6 +129,8 @@ async fn client_command(context: &Context, command: Command) -> Result {
         Command::Verify(args) => cmd::verify::run(context, &args).await,
         Command::Rollback(args) => cmd::rollback::run(context, &args).await,
         Command::Release(command) => cmd::release::run(context, command).await,
+        Command::Product(command) => cmd::product::run(context, command).await,
+        Command::Log(command) => cmd::log::run(context, command).await,
         Command::Device(command) => cmd::device::run(context, command).await,
         Command::Group(command) => cmd::group::run(context, command).await,
         Command::Rollout(command) => cmd::rollout::run(context, command).await,

@@ -98,12 +98,30 @@ pub fn show(context: &Context, release: &Release) {
         ),
         ("running on", text::count(release.running_on, "device")),
         ("state", state.to_owned()),
+        ("signed", signed(release)),
         (
             "notes",
             or_dash(Some(text::plain(&release.notes)).filter(|notes| !notes.is_empty())),
         ),
     ]));
     context.out.document("fota.release/1", release);
+}
+
+fn signed(release: &Release) -> String {
+    let Some(signed) = &release.signed else {
+        return "no".to_owned();
+    };
+    let keys = signed.signed_by.join(", ");
+    let (sequence, epoch) = (signed.sequence, signed.epoch);
+    let expires = signed.expires.map(|seconds| {
+        let ms = i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+        format!(", until {} UTC", text::time(ms))
+    });
+    let expires = expires.unwrap_or_default();
+    match signed.trusted {
+        true => format!("by {keys}; sequence {sequence}, epoch {epoch}{expires}"),
+        false => format!("by {keys}, which count no more under the newest root"),
+    }
 }
 
 async fn yank(context: &Context, name: &str, reason: &str) -> Result {

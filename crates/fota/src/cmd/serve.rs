@@ -30,6 +30,9 @@ pub async fn run(global: &Global, args: ServeArgs) -> Result {
     config.legacy_open = args.legacy_open;
     config.lab = args.lab;
     config.legacy_psk = legacy_psk;
+    config.online_key = args.online_key;
+    // Until `fota upload` signs by itself, a server without a root takes unsigned images anyway.
+    config.allow_unsigned |= args.allow_unsigned;
     if let Some(poll_s) = args.poll {
         config.poll_s = poll_s;
     }

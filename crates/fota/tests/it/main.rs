@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // patience is measured in real time
 
 mod harness;
+mod log;
 mod manager;
 #[cfg(unix)]
 mod menu;

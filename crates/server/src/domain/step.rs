@@ -254,6 +254,7 @@ impl Work<'_> {
             ..report.trust
         };
         let fork = fork_warning(&self.plan.log, trust.log);
+        let is_forked = fork.is_some();
         let device = Device {
             id: report.device.to_string(),
             protocol: report.protocol,
@@ -273,18 +274,21 @@ impl Work<'_> {
             last_seen: self.now,
         };
         self.tell_of_device(before.as_ref(), &device);
+        let news = before.and_then(|before| before.warning) != device.warning;
+        if let Some(warning) = device.warning.clone().filter(|_| news) {
+            let kind = if is_forked {
+                "log.forked"
+            } else {
+                "device.warning"
+            };
+            self.tell(kind, warning);
+        }
         self.facts.device = Some(device.clone());
         device
     }
 
     fn tell_of_device(&mut self, before: Option<&Device>, device: &Device) {
         let version = device.version.as_deref().unwrap_or("an unknown version");
-        let seen_log = before.and_then(|before| before.trust.log);
-        if seen_log != device.trust.log
-            && let Some(fork) = fork_warning(&self.plan.log, device.trust.log)
-        {
-            self.tell("log.forked", fork);
-        }
         let Some(before) = before else {
             self.tell(
                 "device.seen",
@@ -294,11 +298,6 @@ impl Work<'_> {
         };
         if before.running() != device.running() {
             self.tell("device.running", format!("runs {version}"));
-        }
-        if let Some(warning) = &device.warning
-            && before.warning.as_ref() != Some(warning)
-        {
-            self.tell("device.warning", warning.clone());
         }
     }
 

@@ -85,11 +85,13 @@ pub fn below_epoch(device: &Device, plan: &Plan) -> Option<(u32, u32)> {
 /// What to show where a device has seen a release log that this server does not have.
 pub fn fork_warning(log: &Tree, seen: Option<LogHead>) -> Option<String> {
     let seen = seen.filter(|seen| !log.had(*seen))?;
+    let here = match log.head_at(seen.size) {
+        Some(here) => format!("the root of as many here is {}", here.root),
+        None => format!("here there are {}", log.size()),
+    };
     Some(format!(
-        "has seen a release log that is not this server's: {} entries, root {}; this one has {}: \
-         run `fota log verify`",
-        seen.size,
-        seen.root,
-        log.size()
+        "has seen a release log that is not this server's: {} entries, root {}; {here}: run `fota \
+         log verify`",
+        seen.size, seen.root
     ))
 }

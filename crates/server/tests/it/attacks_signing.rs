@@ -1,13 +1,17 @@
 //! Attacks on signed releases, each against the running server. None may succeed.
 
-use fota_proto::signed::{
-    Form, Release, index,
-    sign::{encode, sign},
+use fota_proto::{
+    log::{Path, verify_consistency},
+    signed::{
+        Form, Release, index,
+        sign::{encode, sign},
+    },
 };
 use reqwest::StatusCode;
+use sqlx::{Connection, Executor};
 
 use crate::{
-    keys::{Keys, key, packed},
+    keys::{Keys, ask, key, packed},
     support::*,
 };
 
@@ -230,4 +234,50 @@ async fn an_expired_release_is_refused() {
     let (code, ..) = server.upload(&bundle, "").await.problem(409);
     assert_eq!(code, "expired");
     is_untouched(&server).await;
+}
+
+/// Here by the devices and the proofs; by the operator's command in `crates/fota/tests/it/log.rs`.
+#[tokio::test]
+async fn a_forked_log_is_caught_by_whoever_saw_the_true_one() {
+    let server = Server::start(Setup::default()).await;
+    let keys = Keys::on(&server).await;
+    for number in 1..=4 {
+        let image = Image::new(&format!("1.0.{number}"));
+        keys.release(&server, &image, number).await;
+    }
+    let mut device = TestDevice::running("ESP32-001", &Image::new("1.0.4"));
+    device.root = Some(1);
+    let root = keys.root(1);
+    let honest = ask(&server, &mut device, &root).await.log.expect("a head");
+    device.log = Some(honest);
+    ask(&server, &mut device, &root).await;
+    assert_eq!(server.show_device("ESP32-001").await.warning, None);
+    // Behind the server: entry 1 was another release, as somebody else is to be told.
+    let path = server.data.join("fota.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .expect("opens");
+    let sql = "UPDATE release_log SET sha256 = \
+               'abababababababababababababababababababababababababababababababab' WHERE entry = 1";
+    connection.execute(sql).await.expect("runs");
+    connection.close().await.expect("closes");
+    let server = server.restart().await;
+    keys.release(&server, &Image::new("1.0.5"), 5).await;
+    let forked = ask(&server, &mut device, &root).await.log.expect("a head");
+    // Whatever proof it gives: it does not lead from the head that the device knows.
+    let path = format!(
+        "/d/v1/log/consistency?from={}&to={}",
+        honest.size, forked.size
+    );
+    let proof: Path = minicbor::decode(&server.get(&path).await.body).expect("a proof");
+    assert!(!verify_consistency(honest, forked, &proof));
+    let warning = server.show_device("ESP32-001").await.warning;
+    assert!(warning.expect("a warning").contains("fota log verify"));
+    assert!(
+        server
+            .history("ESP32-001")
+            .await
+            .contains(&"log.forked".to_owned())
+    );
 }
