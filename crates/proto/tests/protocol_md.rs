@@ -8,6 +8,7 @@ use fota_proto::{
     checkin::*,
     limits::{CHECK_IN_BYTES_MAX, HELD_DIGEST_BYTES},
     list::List,
+    log::{Inclusion, LogHead},
 };
 use minicbor::Encode;
 
@@ -141,6 +142,53 @@ fn rolled_back() -> CheckIn<'static> {
     }
 }
 
+/// Nothing to do, said to a device that trusts a root.
+#[cfg(feature = "sign")]
+fn nothing() -> Answer<'static> {
+    Answer {
+        device: Some("ESP32-001"),
+        root: Some(1),
+        log: Some(log_head()),
+        ..Answer::nothing(7, 60)
+    }
+}
+
+fn log_head() -> LogHead {
+    LogHead {
+        size: 3,
+        root: counting(0x60),
+    }
+}
+
+fn inclusion() -> Inclusion {
+    Inclusion {
+        index: 2,
+        path: list([counting(0x80)]),
+    }
+}
+
+/// The answer above, signed by the key whose number is 32 bytes of 07.
+#[cfg(feature = "sign")]
+fn signed_nothing() -> Vec<u8> {
+    use fota_proto::signed::{
+        Form,
+        sign::{P256Key, sign},
+    };
+    let key = P256Key::new(&[7; 32]).expect("a valid secret");
+    sign(Form::Sign1, &bytes_of(&nothing()), &[&key]).expect("fits")
+}
+
+#[cfg(feature = "sign")]
+#[test]
+fn the_document_prints_a_real_signature() {
+    let signed = signed_nothing();
+    if std::env::var_os("UPDATE").is_some() {
+        let digits: String = signed.iter().map(|byte| format!("{byte:02x}")).collect();
+        return println!("answer, signed: {digits}");
+    }
+    assert_eq!(printed("answer, signed"), signed);
+}
+
 fn bytes_of(message: &impl Encode<()>) -> Vec<u8> {
     let mut buffer = [0; CHECK_IN_BYTES_MAX];
     encode(message, &mut buffer)
@@ -189,4 +237,6 @@ fn the_document_prints_the_real_bytes() {
     assert_printed("check-in, resuming", &resuming());
     assert_printed("check-in, rolled back", &rolled_back());
     assert_printed("answer, rollback", &rollback());
+    assert_printed("log, head", &log_head());
+    assert_printed("log, proof", &inclusion());
 }

@@ -28,7 +28,7 @@ const VERSION_COLOURS: usize = 6;
 
 /// Kinds of events that the script listens to; a browser only hands on those it is asked for.
 /// What is missing here shows up with the next refresh, seconds later.
-const EVENT_KINDS: [&str; 33] = [
+const EVENT_KINDS: [&str; 37] = [
     "attempt.aborted",
     "attempt.downloaded",
     "attempt.downloading",
@@ -50,6 +50,9 @@ const EVENT_KINDS: [&str; 33] = [
     "group.changed",
     "group.created",
     "group.removed",
+    "log.forked",
+    "product.signing",
+    "release.signed",
     "release.uploaded",
     "release.yanked",
     "rollback.done",
@@ -62,6 +65,7 @@ const EVENT_KINDS: [&str; 33] = [
     "rollout.retried",
     "rollout.started",
     "rollout.superseded",
+    "root.added",
 ];
 
 /// Stored facts that the page is made from.

@@ -7,6 +7,7 @@ use fota_proto::{
     signed::Root,
 };
 use reqwest::{StatusCode, header};
+use sqlx::{Connection, Executor};
 
 use crate::{
     keys::{Keys, ask},
@@ -139,4 +140,42 @@ async fn the_log_outlives_a_restart() {
     assert_eq!(head(&server).await, before);
     server.release(&Image::new("1.0.3")).await;
     assert_eq!(head(&server).await.size, 4);
+}
+
+/// A server of before had no log: what it had taken is in it after the upgrade, oldest first.
+#[tokio::test]
+async fn releases_of_before_the_log_are_in_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(folder.path().join("fota.db"))
+        .create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .expect("opens");
+    let first = include_str!("../../src/store/migrations/0001_first.sql");
+    let releases = "CREATE TABLE schema_version (version BIGINT NOT NULL);
+        INSERT INTO schema_version (version) VALUES (1);
+        INSERT INTO release SELECT id, '1.0.' || id, 'kettle', 5, 9, digest, 'e9', NULL, NULL, 0, 0,
+        NULL, '', 0, 0, NULL, 7 FROM (SELECT 7 AS id,
+        'abababababababababababababababababababababababababababababababab' AS digest
+        UNION SELECT 3, 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd')";
+    old.execute(first).await.expect("runs");
+    old.execute(releases).await.expect("runs");
+    old.close().await.expect("closes");
+    let setup = Setup {
+        data: Some(folder.path().to_owned()),
+        ..Setup::default()
+    };
+    let server = Server::start(setup).await;
+    let entries = entries(&server).await;
+    let found: Vec<_> = entries
+        .iter()
+        .map(|e| (e.index, e.digest, e.release))
+        .collect();
+    let expected = [
+        (0, Sha256([0xCD; 32]), Some(3)),
+        (1, Sha256([0xAB; 32]), Some(7)),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(head(&server).await.size, 2);
 }
