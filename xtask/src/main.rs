@@ -26,7 +26,7 @@ cargo xtask CHORE
   dev                 a server with three simulated devices, rebuilt at each start
   corpus              fetch and check the real ESP32 images of xtask/corpus.json
   fuzz [TARGET] [--runs N] [--seconds N]     libFuzzer on the stable compiler
-  no-std              build proto, image and device for a microcontroller, without an allocator
+  no-std              build proto, image, delta and device for a microcontroller, without an allocator
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   readme              run the commands of README.md as they are written
   browser             drive the page in a headless browser, beside a running demo

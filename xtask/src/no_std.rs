@@ -1,7 +1,7 @@
 //! The device side builds for a microcontroller, with no allocator in the whole graph.
 //!
 //! A static library that links `alloc` without a global allocator does not compile, so a library
-//! that merely depends on the three crates proves that neither they nor what they depend on
+//! that merely depends on the four crates proves that neither they nor what they depend on
 //! allocate.
 
 use std::{fs, path::Path, process::Command};
@@ -14,7 +14,7 @@ use crate::{
 };
 
 const TARGET: &str = "riscv32imc-unknown-none-elf";
-const CRATES: [&str; 3] = ["proto", "image", "device"];
+const CRATES: [&str; 4] = ["proto", "image", "delta", "device"];
 
 /// What Debian calls a compiler with its matching source, for machines where rustup may not
 /// fetch the target.
