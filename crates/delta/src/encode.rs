@@ -5,6 +5,7 @@
 //! what references had torn apart. Each round is coded in full, and the smallest is kept.
 
 mod divide;
+mod esp;
 mod explain;
 mod images;
 mod lz;
@@ -23,6 +24,7 @@ use crate::{
     machine::{Machine, Progress},
 };
 use divide::Division;
+pub use esp::encode_esp;
 pub use explain::{Explanation, SegmentSpent, Spent, explain};
 use images::{Pair, Slices};
 use matcher::Op;
@@ -50,6 +52,12 @@ pub enum EncodeError {
         /// Its length.
         bytes: usize,
     },
+    /// The old image does not end with its digest, by which esp_delta_ota knows it.
+    #[error(
+        "the old image does not end with its SHA-256, by which esp_delta_ota knows it: make it \
+         without `--dont-append-digest`"
+    )]
+    NoDigest,
 }
 
 /// The machine of the encoder: large enough for every profile.
@@ -67,12 +75,7 @@ pub(crate) type FullMachine = Machine<
 pub fn encode(old: Option<&[u8]>, new: &[u8], options: &Options) -> Result<Vec<u8>, EncodeError> {
     // An empty old image is none: it has nothing to copy.
     let old = old.filter(|old| !old.is_empty());
-    for (which, image) in [("old", old.unwrap_or_default()), ("new", new)] {
-        if image.len() > IMAGE_BYTES_MAX as usize {
-            let bytes = image.len();
-            return Err(EncodeError::TooLarge { which, bytes });
-        }
-    }
+    check_lengths(old.unwrap_or_default(), new)?;
     let pair = Pair::of(old.unwrap_or_default(), new);
     let payload = best_payload(&pair, options);
     let digest = |image: &[u8]| Sha256::digest(image).into();
@@ -90,6 +93,16 @@ pub fn encode(old: Option<&[u8]>, new: &[u8], options: &Options) -> Result<Vec<u
     header.write(&mut patch);
     patch.extend(payload);
     Ok(patch)
+}
+
+fn check_lengths(old: &[u8], new: &[u8]) -> Result<(), EncodeError> {
+    for (which, image) in [("old", old), ("new", new)] {
+        if image.len() > IMAGE_BYTES_MAX as usize {
+            let bytes = image.len();
+            return Err(EncodeError::TooLarge { which, bytes });
+        }
+    }
+    Ok(())
 }
 
 fn best_payload(pair: &Pair, options: &Options) -> Vec<u8> {

@@ -51,7 +51,9 @@ pub use decoder::{
     SmallDecoder, is_old,
 };
 #[cfg(feature = "encode")]
-pub use encode::{EncodeError, Explanation, Options, SegmentSpent, Spent, encode, explain};
+pub use encode::{
+    EncodeError, Explanation, Options, SegmentSpent, Spent, encode, encode_esp, explain,
+};
 pub use header::{FORMAT_VERSION, HEADER_BYTES_MAX, HeaderError, MAGIC, OldImage, PatchHeader};
 pub use plan::Profile;
 

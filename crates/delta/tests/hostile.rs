@@ -24,6 +24,17 @@ fn never_reads_beyond(result: Result<Vec<u8>, DecodeError<String>>) {
     }
 }
 
+/// A length as the header has it.
+fn length(mut bytes: usize) -> Vec<u8> {
+    let mut groups = Vec::new();
+    while bytes >= 0x80 {
+        groups.push(bytes as u8 | 0x80);
+        bytes >>= 7;
+    }
+    groups.push(bytes as u8);
+    groups
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -56,16 +67,7 @@ proptest! {
             old[0] = 0xE9;
             old[1] = chip;
         }
-        let length = |bytes: usize| [bytes as u8 | 0x80, (bytes >> 7) as u8 | 0x80, (bytes >> 14) as u8 | 0x80, 0x80, 0];
-        let lengths = [usize::from(new_bytes), old.len(), payload.len()].map(|bytes| {
-            let mut length = length(bytes).to_vec();
-            while length.len() > 1 && length.last() == Some(&0) || length.last() == Some(&0x80) {
-                length.pop();
-            }
-            let last = length.len() - 1;
-            length[last] &= 0x7f;
-            length
-        });
+        let lengths = [usize::from(new_bytes), old.len(), payload.len()].map(length);
         let patch = [&b"fd\x01\0"[..], &lengths.concat(), &[0; 64], &payload].concat();
         prop_assert!(PatchHeader::parse(&patch).is_ok());
         never_reads_beyond(decode(&old, &patch, &[50]));

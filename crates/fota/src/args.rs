@@ -124,6 +124,9 @@ pub enum Command {
     /// Image files, offline
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Patches between two images, offline
+    #[command(subcommand)]
+    Delta(DeltaCommand),
     /// Measurements
     Bench(bench::Args),
     /// Check the connection, the token and the fleet
@@ -515,6 +518,77 @@ pub enum ImageCommand {
         /// Image
         file: PathBuf,
     },
+    /// What differs between two images, and what an update from one to the other costs
+    Diff {
+        /// Image that devices run
+        old: PathBuf,
+        /// Image that they are to run
+        new: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeltaCommand {
+    /// Make the patch that turns one image into another
+    Encode(DeltaEncodeArgs),
+    /// Make the new image from the old one and a patch
+    Decode {
+        /// Image that the patch starts from; - for none, where it is a compressed full image
+        old: PathBuf,
+        /// Patch
+        patch: PathBuf,
+        /// Where the new image goes
+        new: PathBuf,
+        /// Write over an existing file
+        #[arg(long)]
+        force: bool,
+    },
+    /// What the bytes of a patch are spent on
+    Explain {
+        /// Image that the patch starts from; - for none
+        old: PathBuf,
+        /// Patch
+        patch: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct DeltaEncodeArgs {
+    /// Image that devices run; - for none, which makes a compressed full image
+    pub old: PathBuf,
+    /// Image that they are to run
+    pub new: PathBuf,
+    /// Where the patch goes
+    pub patch: PathBuf,
+    /// Memory that the decoder has
+    #[arg(long, value_enum, default_value_t, value_name = "PROFILE")]
+    pub profile: DeltaProfile,
+    /// Who reads the patch
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: DeltaFormat,
+    /// Write over an existing file
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Memory of a patch's decoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DeltaProfile {
+    /// At most 32 KB
+    #[default]
+    Default,
+    /// At most 16 KB
+    Small,
+}
+
+/// Who reads a patch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DeltaFormat {
+    /// fota (docs/delta-format.md)
+    #[default]
+    Fota,
+    /// Espressif's esp_delta_ota (detools with heatshrink); far larger
+    Esp,
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,6 +2,7 @@
 
 pub mod completions;
 pub mod config;
+pub mod delta;
 pub mod device;
 pub mod doctor;
 pub mod event;

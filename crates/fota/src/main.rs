@@ -92,6 +92,7 @@ async fn run(global: &Global, command: Option<Command>) -> Result {
         Command::Demo(args) => return Ok(demo::run(args).await?),
         Command::Bench(args) => return Ok(bench::run(args, global.json).await?),
         Command::Image(command) => return cmd::image::run(&Output::new(global), command),
+        Command::Delta(command) => return cmd::delta::run(&Output::new(global), command),
         Command::Completions { shell } => return cmd::completions::run(shell),
         _ => {}
     }
@@ -143,6 +144,7 @@ async fn client_command(context: &Context, command: Command) -> Result {
         | Command::Demo(_)
         | Command::Bench(_)
         | Command::Image(_)
+        | Command::Delta(_)
         | Command::Completions { .. }
         | Command::Sim(_)
         | Command::Menu(_) => unreachable!("run() has taken these"),

@@ -50,7 +50,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-fn has_digest(image: &[u8]) -> bool {
+pub(super) fn has_digest(image: &[u8]) -> bool {
     let Some((coded, digest)) = image.split_last_chunk::<32>() else {
         return false;
     };

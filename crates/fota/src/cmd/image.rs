@@ -1,4 +1,4 @@
-//! `fota image inspect|check`: what a file says about itself and whether a chip would boot it.
+//! `fota image inspect|check|diff`: what a file says about itself and whether a chip would boot it.
 //! Nothing is asked of a server.
 
 use fota_image::app::{Image, Signature};
@@ -17,6 +17,7 @@ pub fn run(out: &Output, command: ImageCommand) -> Result {
     match command {
         ImageCommand::Inspect { file } => inspect(out, &Firmware::load(&file)?),
         ImageCommand::Check { file } => check(out, &Firmware::load(&file)?),
+        ImageCommand::Diff { old, new } => super::delta::diff(out, &old, &new),
     }
 }
 
