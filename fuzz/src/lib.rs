@@ -3,6 +3,7 @@
 //! They are plain functions so that a test on the stable compiler runs them too.
 
 mod check_in;
+mod delta;
 mod image;
 mod otadata;
 mod partition;
@@ -10,6 +11,7 @@ mod range;
 mod seed_chunk;
 
 pub use check_in::check_in;
+pub use delta::delta;
 pub use image::app_image;
 pub use otadata::otadata;
 pub use partition::partition_table;
@@ -18,6 +20,7 @@ pub use seed_chunk::seed_chunk;
 
 /// Every target with some inputs that reach deep.
 pub const TARGETS: &[(&str, fn(&[u8]), fn() -> Vec<Vec<u8>>)] = &[
+    ("delta", delta, delta::seeds),
     ("app_image", app_image, image::seeds),
     ("partition_table", partition_table, partition::seeds),
     ("otadata", otadata, otadata::seeds),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::{
-    browser, corpus, deny, fuzz, no_std, postgres,
+    bench_delta, browser, corpus, deny, fuzz, no_std, postgres,
     process::{cargo, in_ci, run},
-    readme, tidy, tools,
+    readme, rv32_delta, tidy, tools,
 };
 
 /// A named thing that must pass.
@@ -29,6 +29,8 @@ const STEPS: &[Step] = &[
     step("test", postgres::test),
     step("corpus", || corpus::fetch().map(drop)),
     step("esptool", esptool),
+    step("bench-delta", bench_delta::run_all),
+    step("rv32-delta", rv32_delta::run_all),
     step("fuzz", fuzz::smoke),
     step("demo", demo),
     step("bench", bench),

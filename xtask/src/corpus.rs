@@ -45,8 +45,7 @@ pub fn fetch() -> Result<PathBuf> {
         Some(dir) => root().join(dir),
         None => target().join("corpus"),
     };
-    let list = fs::read_to_string(root().join("xtask/corpus.json"))?;
-    let corpus: Corpus = serde_json::from_str(&list).context("xtask/corpus.json")?;
+    let corpus = list()?;
     fs::create_dir_all(dir.join("packages"))?;
     for pair in &corpus.pairs {
         for (image, age) in [(&pair.old, "old"), (&pair.new, "new")] {
@@ -56,6 +55,16 @@ pub fn fetch() -> Result<PathBuf> {
     }
     println!("corpus: {} pairs in {}", corpus.pairs.len(), dir.display());
     Ok(dir)
+}
+
+fn list() -> Result<Corpus> {
+    let list = fs::read_to_string(root().join("xtask/corpus.json"))?;
+    serde_json::from_str(&list).context("xtask/corpus.json")
+}
+
+/// The names of the pairs.
+pub fn pair_names() -> Result<Vec<String>> {
+    Ok(list()?.pairs.into_iter().map(|pair| pair.name).collect())
 }
 
 fn one(dir: &Path, pair: &Pair, image: &Image, file: &Path) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Nothing here ships. Each chore is a function of its own module; `ci` is the list of those that
 //! must pass before a change lands, and `.ci/run` is what installs what they need and runs them.
 
+mod bench_delta;
 mod browser;
 mod ci;
 mod corpus;
@@ -13,6 +14,7 @@ mod no_std;
 mod postgres;
 mod process;
 mod readme;
+mod rv32_delta;
 mod tidy;
 mod tools;
 
@@ -25,8 +27,10 @@ cargo xtask CHORE
   tidy [--fix]        house rules that no other tool checks; --fix rewrites docs/codes.md
   dev                 a server with three simulated devices, rebuilt at each start
   corpus              fetch and check the real ESP32 images of xtask/corpus.json
+  bench-delta         patches of the corpus, ours and those of others: sizes, times, memory, targets
   fuzz [TARGET] [--runs N] [--seconds N]     libFuzzer on the stable compiler
   no-std              build proto, image, delta and device for a microcontroller, without an allocator
+  rv32-delta          decode a real patch on an RV32 in QEMU: memory, instructions
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   readme              run the commands of README.md as they are written
   browser             drive the page in a headless browser, beside a running demo
@@ -41,8 +45,10 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::main(rest),
         Some("dev") => dev::main(),
         Some("corpus") => corpus::fetch().map(drop),
+        Some("bench-delta") => bench_delta::run_all(),
         Some("fuzz") => fuzz::main(rest),
         Some("no-std") => no_std::build(),
+        Some("rv32-delta") => rv32_delta::run_all(),
         Some("test") => postgres::test(),
         Some("readme") => readme::run(),
         Some("browser") => browser::run(),

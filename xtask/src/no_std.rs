@@ -4,7 +4,11 @@
 //! that merely depends on the four crates proves that neither they nor what they depend on
 //! allocate.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -24,12 +28,30 @@ const DEBIAN: &str = "rustc-web cargo-web rust-web-src rust-web-llvm lld-22";
 pub fn build() -> Result<()> {
     let dir = target().join("no-alloc");
     write_library(&dir)?;
+    run(&mut target_build(&dir)?)
+}
+
+/// A release build of the package in `dir` for the microcontroller, with whatever compiler there
+/// is for it.
+pub fn target_build(dir: &Path) -> Result<Command> {
     if have_target() {
         let mut build = cargo("build --release --target");
-        return run(build.arg(TARGET).current_dir(&dir));
+        build.arg(TARGET).current_dir(dir);
+        build.env("CARGO_TARGET_DIR", dir.join("target"));
+        return Ok(build);
     }
     println!("rustup cannot add {TARGET}; using Debian's compiler and building core");
-    run(&mut debian(&dir)?)
+    debian(dir)
+}
+
+/// The program that [`target_build`] made.
+pub fn target_program(dir: &Path, name: &str) -> Result<PathBuf> {
+    let dirs = [dir.join("target"), target().join("no-alloc-debian")];
+    let mut programs = dirs
+        .map(|dir| dir.join(TARGET).join("release").join(name))
+        .into_iter();
+    let program = programs.find(|program| program.is_file());
+    program.with_context(|| format!("no {name} was built"))
 }
 
 fn have_target() -> bool {

@@ -22,6 +22,19 @@ pub fn esptool() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Python with the makers of patches that are compared with ours.
+pub fn patch_peers() -> Result<PathBuf> {
+    let venv = target().join("peers");
+    let python = venv.join("bin/python");
+    let wanted = ["detools==0.53.0", "hdiffpatch==2.6.0"];
+    if !venv.join("bin/detools").is_file() {
+        run(command("python3").args(["-m", "venv"]).arg(&venv))?;
+        let mut pip = command(venv.join("bin/pip"));
+        run(pip.args(["install", "--quiet"]).args(wanted))?;
+    }
+    Ok(python)
+}
+
 /// The driver of the browser test, from npm, without the browser it would download.
 pub fn playwright() -> Result<PathBuf> {
     let dir = target().join("playwright");

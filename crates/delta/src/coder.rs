@@ -60,6 +60,9 @@ pub(crate) enum Part {
 /// One end of the stream. The machine is the same at both ends: it asks for each decision with
 /// what is wanted, which only the encoder knows, and gets what was decided.
 pub(crate) trait Side {
+    /// Whether it knows what it wants: the decoder does not.
+    const KNOWS: bool;
+
     /// Codes one bit; `p` is the probability of 1, in 1/65536 and neither 0 nor 65536.
     fn bit(&mut self, p: u32, wanted: bool) -> bool;
 
@@ -148,6 +151,8 @@ impl RangeDecoder {
 }
 
 impl Side for RangeDecoder {
+    const KNOWS: bool = false;
+
     fn bit(&mut self, p: u32, _wanted: bool) -> bool {
         if !self.is_primed {
             self.is_primed = true;

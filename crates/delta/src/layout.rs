@@ -148,6 +148,9 @@ pub(crate) struct Layout {
     pub gp: u32,
     segments: [Segment; SEGMENTS_MAX],
     count: usize,
+    /// The lowest and the highest address of a segment: most words are neither near.
+    lowest: u32,
+    highest: u32,
 }
 
 /// What a reader reports when it does not work.
@@ -164,6 +167,8 @@ impl Layout {
                 address: 0,
             }; SEGMENTS_MAX],
             count: 0,
+            lowest: u32::MAX,
+            highest: 0,
         }
     }
 
@@ -245,6 +250,9 @@ impl Layout {
         if let Some(place) = self.segments.get_mut(self.count) {
             *place = segment;
             self.count += 1;
+            self.lowest = self.lowest.min(segment.address);
+            let last = segment.address.saturating_add(segment.bytes);
+            self.highest = self.highest.max(last);
         }
     }
 
@@ -275,7 +283,7 @@ impl Layout {
 
     /// The byte of the image at an address.
     pub fn offset(&self, address: u32) -> Option<u32> {
-        if address < 0x1_0000 {
+        if address < self.lowest.max(0x1_0000) || address >= self.highest {
             return None;
         }
         let segment = self

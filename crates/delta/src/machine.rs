@@ -615,10 +615,13 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
         let unit = self.expected.unit;
         let bytes = usize::from(unit.bytes);
         side.part(Part::Unit(unit.kind as u8), at);
-        let wanted = [&self.expected.new, &self.expected.old].map(|expected| {
-            let mut bytes = expected[..bytes].iter().zip(at..);
-            bytes.all(|(byte, at)| side.byte(at) == *byte)
-        });
+        let wanted = match S::KNOWS {
+            true => [&self.expected.new, &self.expected.old].map(|expected| {
+                let mut bytes = expected[..bytes].iter().zip(at..);
+                bytes.all(|(byte, at)| side.byte(at) == *byte)
+            }),
+            false => [false; 2],
+        };
         match self.model.unit(side, &self.expected, wanted) {
             UnitIs::Expected => self.unit_done(),
             UnitIs::Old => {
@@ -665,7 +668,7 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
         self.expected.new[..bytes].copy_from_slice(&view[..bytes]);
         self.expected.unit = unit;
         self.expected.source = crate::model::Source::Unchanged;
-        self.expected.place = 0;
+        (self.expected.place, self.expected.differs) = (0, false);
         self.unit_pc = None;
         if unit.kind == Kind::None {
             self.expect_header(at, bytes);
@@ -680,6 +683,7 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
             let place = old.segment_of_offset(at) << 4 | old.segment_of_address(unit.target);
             self.expected.place = place << 2 | unit.target & 3;
             refs::write(&mut self.expected.new[..bytes], &unit, pc, target, new);
+            self.expected.differs = self.expected.new[..bytes] != self.expected.old[..bytes];
         }
         Ok(())
     }
@@ -697,6 +701,7 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
                 let place = offset.wrapping_sub(at) as usize;
                 if place < bytes {
                     self.expected.new[place] = *byte;
+                    self.expected.differs |= *byte != self.expected.old[place];
                 }
             }
         }
@@ -706,14 +711,13 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
     fn unit_done(&mut self) {
         let unit = self.expected.unit;
         let bytes = usize::from(unit.bytes);
-        let (new, old) = (self.expected.new, self.expected.old);
-        if let Some(pc) = self.unit_pc.filter(|_| unit.kind != Kind::Low) {
-            let found = refs::read(&new[..bytes], &unit, pc, &old[..bytes], &self.new_layout);
-            if let Some(found) = found {
-                self.predictor.learn(unit.target, found, self.unit_mapped);
-            }
+        let (new, old) = (&self.expected.new[..bytes], &self.expected.old[..bytes]);
+        if let Some(pc) = self.unit_pc.filter(|_| unit.kind != Kind::Low)
+            && let Some(found) = refs::read(new, &unit, pc, old, &self.new_layout)
+        {
+            self.predictor.learn(unit.target, found, self.unit_mapped);
         }
-        self.emit(&new[..bytes]);
+        append(&mut self.buffer, &mut self.buffered, new);
         self.copy_at += u32::from(unit.bytes);
     }
 
@@ -726,13 +730,17 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
         self.at = At::Done;
     }
 
-    /// Appends to the buffer. There is room: a step makes no more than fits behind a chunk, and a
-    /// full chunk is taken before the next step.
     fn emit(&mut self, bytes: &[u8]) {
-        let end = self.buffered + bytes.len();
-        if let Some(room) = self.buffer.get_mut(self.buffered..end) {
-            room.copy_from_slice(bytes);
-            self.buffered = end;
-        }
+        append(&mut self.buffer, &mut self.buffered, bytes);
+    }
+}
+
+/// Appends to the buffer. There is room: a step makes no more than fits behind a chunk, and a full
+/// chunk is taken before the next step.
+fn append(buffer: &mut [u8; BUFFER_BYTES], buffered: &mut usize, bytes: &[u8]) {
+    let end = *buffered + bytes.len();
+    if let Some(room) = buffer.get_mut(*buffered..end) {
+        room.copy_from_slice(bytes);
+        *buffered = end;
     }
 }

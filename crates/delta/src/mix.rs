@@ -14,6 +14,10 @@ pub const SLOT_NEW: Slot = 0x8000;
 /// The most opinions that a mixer weighs.
 pub const INPUTS_MAX: usize = 6;
 
+/// From here on a slot that was asked often learns nothing from a 1, and down from here from a 0.
+const SURE: Slot = 4087 << 4 | 15;
+const SURE_NOT: Slot = 8 << 4 | 15;
+
 /// One over (count + 1.6), in 1/65536.
 const RATE: [i32; 16] = [
     40960, 25206, 18204, 14246, 11702, 9929, 8623, 7620, 6826, 6182, 5649, 5201, 4818, 4488, 4201,
@@ -32,6 +36,11 @@ const SIGMOID: [u16; 46] = [
 const STRETCH_MAX: i32 = 2047;
 /// Weights are clamped to ±2.67 in 1/65536, so that six products of 11 bits fit 32.
 const WEIGHT_MAX: i32 = 174_800;
+
+/// How quickly weights learn, in 1/1024.
+const RATE_OF_WEIGHTS: i32 = 15;
+/// A smaller error, in 1/65536, teaches the weights nothing.
+const ERROR_MIN: i32 = 32;
 
 const _: () = assert!((WEIGHT_MAX as i64) * (STRETCH_MAX as i64) * 6 < i32::MAX as i64);
 
@@ -71,6 +80,11 @@ pub fn stretch(slot: Slot) -> i32 {
 
 /// The slot after it has seen `bit`.
 pub fn learned(slot: Slot, bit: bool) -> Slot {
+    // Most slots are as sure as they can be: they would stay as they are.
+    let is_sure = slot & 15 == 15 && if bit { slot >= SURE } else { slot <= SURE_NOT };
+    if is_sure {
+        return slot;
+    }
     let (p, count) = (i32::from(slot >> 4), slot & 15);
     let wanted = if bit { 4095 } else { 0 };
     let step = (wanted - p) * RATE[usize::from(count)];
@@ -85,29 +99,23 @@ pub fn learned(slot: Slot, bit: bool) -> Slot {
 }
 
 /// The opinions on one bit and their weighted sum.
-pub struct Opinions {
-    stretched: [i32; INPUTS_MAX],
-    count: usize,
+pub struct Opinions<const N: usize> {
+    stretched: [i32; N],
     p: u32,
 }
 
-impl Opinions {
+impl<const N: usize> Opinions<N> {
     /// Weighs what the slots say.
-    pub fn weigh(slots: impl Iterator<Item = Slot>, weights: &[i32]) -> Self {
-        let mut stretched = [0; INPUTS_MAX];
-        let mut count = 0;
+    pub fn weigh(slots: [Slot; N], weights: &[i32; N]) -> Self {
+        const { assert!(N <= INPUTS_MAX) };
+        let mut stretched = [0; N];
         let mut sum = 0;
-        for ((slot, weight), place) in slots.zip(weights).zip(&mut stretched) {
-            *place = stretch(slot);
-            sum += *place * weight;
-            count += 1;
+        for index in 0..N {
+            stretched[index] = stretch(slots[index]);
+            sum += stretched[index] * weights[index];
         }
         let p = squash(sum >> 16);
-        Self {
-            stretched,
-            count,
-            p,
-        }
+        Self { stretched, p }
     }
 
     /// Probability that the bit is 1, in 1/65536.
@@ -115,12 +123,15 @@ impl Opinions {
         self.p
     }
 
-    /// Teaches the weights; `rate` is 1 … 15, in 1/1024.
-    pub fn teach(&self, weights: &mut [i32], bit: bool, rate: i32) {
+    /// Teaches the weights, unless the bit was as good as certain: that is so for most bits, and
+    /// there is little to learn from them.
+    pub fn teach(&self, weights: &mut [i32; N], bit: bool) {
         let error = if bit { 65_535 } else { 0 } - self.p as i32;
-        let inputs = &self.stretched[..self.count];
-        for (weight, input) in weights.iter_mut().zip(inputs) {
-            let step = (error * input * rate + (1 << 17)) >> 18;
+        if error.abs() < ERROR_MIN {
+            return;
+        }
+        for (weight, input) in weights.iter_mut().zip(self.stretched) {
+            let step = (error * input * RATE_OF_WEIGHTS + (1 << 17)) >> 18;
             *weight = (*weight + step).clamp(-WEIGHT_MAX, WEIGHT_MAX);
         }
     }
@@ -156,9 +167,8 @@ mod tests {
     #[test]
     fn no_sum_overflows() {
         let mut weights = [WEIGHT_MAX; INPUTS_MAX];
-        let high = core::iter::repeat_n(4095 << 4, INPUTS_MAX);
-        let opinions = Opinions::weigh(high, &weights);
-        opinions.teach(&mut weights, false, 15);
+        let opinions = Opinions::weigh([4095 << 4; INPUTS_MAX], &weights);
+        opinions.teach(&mut weights, false);
         assert_eq!(opinions.p(), 65_535);
     }
 }

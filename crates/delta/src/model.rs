@@ -67,6 +67,8 @@ pub(crate) struct Expected {
     pub source: Source,
     /// Where the reference is and where it leads to.
     pub place: u32,
+    /// Whether the new bytes are expected to be other than the old ones.
+    pub differs: bool,
     pub old: [u8; UNIT_BYTES_MAX],
     pub new: [u8; UNIT_BYTES_MAX],
 }
@@ -77,6 +79,7 @@ impl Expected {
             unit: Unit::plain(1),
             source: Source::Unchanged,
             place: 0,
+            differs: false,
             old: [0; UNIT_BYTES_MAX],
             new: [0; UNIT_BYTES_MAX],
         }
@@ -84,10 +87,6 @@ impl Expected {
 
     fn bytes(&self) -> usize {
         usize::from(self.unit.bytes)
-    }
-
-    fn differs(&self) -> bool {
-        self.old[..self.bytes()] != self.new[..self.bytes()]
     }
 }
 
@@ -173,13 +172,13 @@ impl<const SLOTS: usize> Model<SLOTS> {
             *place = table.place(context).min(SLOTS - 1);
         }
         let first = mixer.weights_at + (set & mixer.sets_mask) as usize * N;
-        let Some(weights) = self.weights.get_mut(first..first + N) else {
+        let rest = self.weights.get_mut(first..).unwrap_or_default();
+        let Some(weights) = rest.first_chunk_mut::<N>() else {
             return false;
         };
-        let slots = places.iter().map(|place| self.slots[*place]);
-        let opinions = Opinions::weigh(slots, weights);
+        let opinions = Opinions::weigh(places.map(|place| self.slots[place]), weights);
         let bit = side.bit(opinions.p(), wanted);
-        opinions.teach(weights, bit, mixer.rate);
+        opinions.teach(weights, bit);
         for place in places {
             self.slots[place] = learned(self.slots[place], bit);
         }
@@ -237,7 +236,7 @@ impl<const SLOTS: usize> Model<SLOTS> {
     /// Whether the unit is as expected; if not, whether it is as in the old image.
     pub fn unit(&mut self, side: &mut impl Side, it: &Expected, wanted: [bool; 2]) -> UnitIs {
         let (kind, source) = (it.unit.kind as u32, it.source as u32);
-        let differs = it.differs();
+        let differs = it.differs;
         let which = (kind * 6 + source) * 2 + u32::from(differs);
         let recent = u32::from(self.hits[it.source as usize] & 3);
         let bytes = it.bytes();
@@ -457,7 +456,6 @@ pub(crate) struct Mixer<const N: usize> {
     pub weights_at: usize,
     /// Number of weight sets less one; a power of two less one.
     pub sets_mask: u32,
-    pub rate: i32,
 }
 
 /// Any flag that needs but one slot.

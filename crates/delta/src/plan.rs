@@ -21,6 +21,7 @@ impl Profile {
         }
     }
 
+    #[cfg(feature = "encode")]
     pub(crate) const fn number(self) -> u8 {
         match self {
             Self::Default => 0,
@@ -32,7 +33,7 @@ impl Profile {
     pub const fn blocks_max(self) -> usize {
         match self {
             Self::Default => 512,
-            Self::Small => 80,
+            Self::Small => 76,
         }
     }
 
@@ -121,13 +122,13 @@ impl Plan {
             slots: 0,
             weights: 0,
         };
-        let hit = lay.mixer(hit, 16, 15);
-        let same = lay.mixer(same, 8, 15);
-        let byte = lay.mixer(byte, 8, 15);
-        let difference = lay.mixer(difference, 8, 15);
-        let literal = lay.mixer(literal, 16, 15);
-        let token = lay.mixer(token, 1, 15);
-        let distance = lay.mixer(distance, 1, 15);
+        let hit = lay.mixer(hit, 16);
+        let same = lay.mixer(same, 8);
+        let byte = lay.mixer(byte, 8);
+        let difference = lay.mixer(difference, 8);
+        let literal = lay.mixer(literal, 16);
+        let token = lay.mixer(token, 1);
+        let distance = lay.mixer(distance, 1);
         let numbers_at = lay.slots;
         let flags_at = numbers_at + NUMBERS * NUMBER_SLOTS;
         let slots = flags_at + FLAGS;
@@ -178,7 +179,7 @@ struct Lay {
 }
 
 impl Lay {
-    const fn mixer<const N: usize>(&mut self, sizes: [u8; N], sets: u32, rate: i32) -> Mixer<N> {
+    const fn mixer<const N: usize>(&mut self, sizes: [u8; N], sets: u32) -> Mixer<N> {
         let mut tables = [Table { at: 0, mask: 0 }; N];
         let mut index = 0;
         while index < N {
@@ -196,7 +197,6 @@ impl Lay {
             tables,
             weights_at,
             sets_mask: sets - 1,
-            rate,
         }
     }
 }

@@ -88,6 +88,8 @@ struct Metered {
 const GRAIN: usize = 16;
 
 impl Side for Metered {
+    const KNOWS: bool = false;
+
     fn bit(&mut self, p: u32, wanted: bool) -> bool {
         let bit = self.range.bit(p, wanted);
         let share = f64::from(if bit { p } else { 65_536 - p }) / 65_536.0;

@@ -42,6 +42,8 @@ impl<'a> Wishes<'a> {
 }
 
 impl Side for Wishes<'_> {
+    const KNOWS: bool = true;
+
     fn bit(&mut self, p: u32, wanted: bool) -> bool {
         self.coder.bit(p, wanted);
         wanted

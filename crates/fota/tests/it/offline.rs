@@ -212,3 +212,47 @@ fn colour_is_a_matter_of_the_terminal_and_of_the_environment() {
     assert!(check(&[("NO_COLOR", "1")], &["--color", "always"]));
     assert!(!check(&[("CLICOLOR_FORCE", "1")], &["--color", "never"]));
 }
+
+#[test]
+fn a_patch_leads_from_one_image_to_the_next_and_nowhere_else() {
+    let place = Place::new();
+    let old = place.firmware("1.0.5", Behaviour::Works);
+    let new = place.firmware("1.0.6", Behaviour::Works);
+    let encode = ["delta", "encode", &old, &new, "up.patch"];
+    place.run(&encode).exits(0).says("% of it");
+    place.run(&encode).exits(7).complains("add --force");
+    let decode = ["delta", "decode", &old, "up.patch", "made.bin"];
+    place.run(&decode).exits(0).says("as the patch says");
+    let made = std::fs::read(place.path().join("made.bin")).expect("it is there");
+    assert_eq!(made, image("1.0.6", Behaviour::Works));
+    let wrong = ["delta", "decode", &new, "up.patch", "wrong.bin"];
+    place
+        .run(&wrong)
+        .exits(7)
+        .complains("it needs an old image of");
+    assert!(!place.path().join("wrong.bin").exists());
+    place
+        .run(&["delta", "decode", &old, &new, "x"])
+        .exits(7)
+        .complains("not a fota patch");
+    place
+        .run(&["delta", "encode", "none.bin", &new, "x"])
+        .exits(6);
+    let told = place.run(&["--json", "delta", "explain", &old, "up.patch"]);
+    assert_eq!(told.exits(0).json()["new_bytes"], made.len());
+    let told = place.run(&["image", "diff", &old, &new]).exits(0);
+    told.says("same in place").says("costs bytes");
+    let full = [
+        "delta",
+        "encode",
+        "-",
+        &new,
+        "full.patch",
+        "--profile",
+        "small",
+    ];
+    place.run(&full).exits(0);
+    place
+        .run(&["delta", "decode", "-", "full.patch", "full.bin"])
+        .exits(0);
+}
