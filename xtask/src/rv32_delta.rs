@@ -4,16 +4,20 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
+use fota_delta::{Options, Profile};
 
 use crate::{
     corpus, no_std,
-    process::{cargo, command, output, root, run, target},
+    process::{command, output, root, run, target},
     tools,
 };
 
 const PAIR: &str = "modi-3.1.5-3.1.6";
 /// What the profiles promise, with the stack.
-const LIMITS: [(&str, u64); 2] = [("default", 32 * 1024), ("small", 16 * 1024)];
+const PROFILES: [(&str, Profile, u64); 2] = [
+    ("default", Profile::Default, 32 * 1024),
+    ("small", Profile::Small, 16 * 1024),
+];
 /// An ESP32-C3 does an instruction in one cycle but for loads, multiplications, taken branches and
 /// cache misses: an assumption, on the safe side for code that stays in the cache.
 const CYCLES_PER_INSTRUCTION: f64 = 1.5;
@@ -37,7 +41,7 @@ pub fn run_all() -> Result<()> {
         .args(["-serial", "stdio", "-kernel"]);
     let told = output(qemu.arg(program))?;
     print!("{told}");
-    for (name, limit) in LIMITS {
+    for (name, _, limit) in PROFILES {
         let line = told.lines().find(|line| line.starts_with(name));
         judge(name, line.context("the program did not finish")?, limit)?;
     }
@@ -47,19 +51,15 @@ pub fn run_all() -> Result<()> {
 /// The images, and a patch for each profile.
 fn patches(dir: &Path) -> Result<()> {
     let corpus = corpus::fetch()?;
-    run(&mut cargo("build --release --locked -p fota"))?;
-    for age in ["old", "new"] {
-        fs::copy(
-            corpus.join(format!("{PAIR}.{age}.bin")),
-            dir.join(format!("{age}.bin")),
-        )?;
-    }
-    for (profile, _) in LIMITS {
-        let mut fota = command(target().join("release/fota"));
-        fota.current_dir(dir);
-        fota.args(["delta", "encode", "old.bin", "new.bin"]);
-        fota.arg(format!("{profile}.patch"));
-        run(fota.args(["--force", "--profile", profile]))?;
+    let image = |age: &str| -> Result<Vec<u8>> {
+        let image = fs::read(corpus.join(format!("{PAIR}.{age}.bin")))?;
+        fs::write(dir.join(format!("{age}.bin")), &image)?;
+        Ok(image)
+    };
+    let (old, new) = (image("old")?, image("new")?);
+    for (name, profile, _) in PROFILES {
+        let patch = fota_delta::encode(Some(&old), &new, &Options { profile })?;
+        fs::write(dir.join(format!("{name}.patch")), patch)?;
     }
     Ok(())
 }
