@@ -6,7 +6,9 @@
 #![no_std]
 #![no_main]
 
-use core::{arch::asm, fmt::Write, ptr};
+mod support;
+
+use core::fmt::Write;
 
 use embedded_storage::nor_flash::{
     ErrorType, MultiwriteNorFlash, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash,
@@ -16,6 +18,8 @@ use fota_device::{
 };
 use fota_image::app::Chip;
 use fota_proto::checkin::ResetReason;
+
+use support::{Uart, exit, instructions, paint, stack, used};
 
 const FLASH_BYTES: usize = include_bytes!("../flash.bin").len();
 static FACTORY: &[u8] = include_bytes!("../flash.bin");
@@ -32,44 +36,6 @@ static mut WORKSPACE: Workspace = Workspace::new();
 const NONCE: u64 = 7;
 /// Bytes of a packet, about.
 const PIECE_BYTES: usize = 1400;
-const PAINT: u32 = 0xA5A5_5A5A;
-
-core::arch::global_asm!(
-    ".section .text.start",
-    ".global _start",
-    "_start:",
-    "la sp, _stack_end",
-    "call main",
-);
-
-unsafe extern "C" {
-    static mut _stack_start: u32;
-    static _text_end: u32;
-}
-
-struct Uart;
-
-impl Write for Uart {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        for byte in text.bytes() {
-            // SAFETY: the UART of QEMU's `virt` machine.
-            unsafe { ptr::write_volatile(0x1000_0000 as *mut u8, byte) };
-        }
-        Ok(())
-    }
-}
-
-fn exit(code: u32) -> ! {
-    // SAFETY: the test device of QEMU's `virt` machine ends it.
-    unsafe { ptr::write_volatile(0x10_0000 as *mut u32, code) };
-    loop {}
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo) -> ! {
-    let _ = writeln!(Uart, "{info}");
-    exit(0x1_3333)
-}
 
 /// Flash in memory; out of range is a panic, and ends the run.
 struct Ram(&'static mut [u8; FLASH_BYTES]);
@@ -117,47 +83,6 @@ impl NorFlash for Ram {
 }
 
 impl MultiwriteNorFlash for Ram {}
-
-fn instructions() -> u64 {
-    let (mut high, mut low, mut again): (u32, u32, u32);
-    loop {
-        // SAFETY: reads counters.
-        unsafe {
-            asm!("csrr {0}, minstreth", "csrr {1}, minstret", "csrr {2}, minstreth",
-                out(reg) high, out(reg) low, out(reg) again);
-        }
-        if high == again {
-            return u64::from(high) << 32 | u64::from(low);
-        }
-    }
-}
-
-/// The place of the stack now, and the lowest word that may be written.
-fn stack() -> (usize, usize) {
-    let here: usize;
-    // SAFETY: reads a register.
-    unsafe { asm!("mv {0}, sp", out(reg) here) };
-    (here, &raw const _stack_start as usize)
-}
-
-fn paint() {
-    let (here, lowest) = stack();
-    let mut at = lowest;
-    while at < here - 256 {
-        // SAFETY: below the stack pointer and within the stack's memory.
-        unsafe { ptr::write_volatile(at as *mut u32, PAINT) };
-        at += 4;
-    }
-}
-
-fn used(from: usize) -> usize {
-    let mut at = stack().1;
-    // SAFETY: within the stack's memory.
-    while unsafe { ptr::read_volatile(at as *const u32) } == PAINT {
-        at += 4;
-    }
-    from - at
-}
 
 #[inline(never)]
 fn step<R>(path: &str, name: &str, act: impl FnOnce() -> R) -> R {
@@ -224,7 +149,7 @@ extern "C" fn main() -> ! {
     // SAFETY: there is one thread, and it is borrowed once.
     let workspace = unsafe { &mut *&raw mut WORKSPACE };
     update("signed", Trust::Root(ROOT, workspace), ANSWER_SIGNED, ARTIFACT);
-    let text = &raw const _text_end as usize - 0x8000_0000;
+    let text = support::text_bytes();
     let (workspace, messages) = (size_of::<Workspace>(), 2 * CHECK_IN_BYTES_MAX);
     let _ = writeln!(Uart, "all text {text} workspace {workspace} messages {messages}");
     exit(0x5555)

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{
     bench_delta, browser, corpus, deny, fuzz, no_std, postgres,
     process::{cargo, in_ci, run},
-    readme, rv32_delta, tidy, tools,
+    readme, rv32_delta, rv32_device, tidy, tools,
 };
 
 /// A named thing that must pass.
@@ -31,6 +31,7 @@ const STEPS: &[Step] = &[
     step("esptool", esptool),
     step("bench-delta", bench_delta::run_all),
     step("rv32-delta", rv32_delta::run_all),
+    step("rv32-device", rv32_device::run_all),
     step("fuzz", fuzz::smoke),
     step("demo", demo),
     step("bench", bench),

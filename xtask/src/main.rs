@@ -14,7 +14,9 @@ mod no_std;
 mod postgres;
 mod process;
 mod readme;
+mod rv32;
 mod rv32_delta;
+mod rv32_device;
 mod tidy;
 mod tools;
 
@@ -30,6 +32,7 @@ cargo xtask CHORE
   bench-delta         patches of the corpus, ours and those of others: sizes, times, memory, targets
   fuzz [TARGET] [--runs N] [--seconds N]     libFuzzer on the stable compiler
   no-std              build proto, image, delta and device for a microcontroller, without an allocator
+  rv32-device         one update by the device crate on an RV32 in QEMU, likewise
   rv32-delta          decode a real patch on an RV32 in QEMU: memory, instructions
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   readme              run the commands of README.md as they are written
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::main(rest),
         Some("no-std") => no_std::build(),
         Some("rv32-delta") => rv32_delta::run_all(),
+        Some("rv32-device") => rv32_device::run_all(),
         Some("test") => postgres::test(),
         Some("readme") => readme::run(),
         Some("browser") => browser::run(),

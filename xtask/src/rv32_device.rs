@@ -1,14 +1,11 @@
 //! `cargo xtask rv32-device`: one update by the device crate on a bare RV32IMC in QEMU, plain and
 //! signed, and the memory and instructions of each step.
 
-use std::{fs, path::Path};
-
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    no_std,
-    process::{cargo, command, output, root, run, target},
-    tools,
+    process::{cargo, run},
+    rv32::{Program, number},
 };
 
 /// What the whole path may take, without the network's own buffers: plain and signed.
@@ -16,22 +13,18 @@ const LIMITS: [(&str, u64); 2] = [("plain", 24 * 1024), ("signed", 28 * 1024)];
 /// An ESP32-C3 at 160 MHz does between 0.7 and 1 instruction in a cycle; the slower is assumed.
 const INSTRUCTIONS_PER_MS: f64 = 160_000.0 * 0.7;
 
+const PROGRAM: Program = Program {
+    name: "device",
+    profile: "opt-level = \"s\"\nlto = true\ncodegen-units = 1",
+    crates: &["device", "image", "proto"],
+    others: "embedded-storage = \"0.3\"\n",
+};
+
 /// Builds, runs and judges.
 pub fn run_all() -> Result<()> {
-    tools::need("qemu-system-riscv32", "qemu-system-misc")?;
-    let dir = target().join("rv32-device");
-    fs::create_dir_all(dir.join("src")).with_context(|| dir.display().to_string())?;
     let mut transcript = cargo("run --quiet --locked -p fota-sim --example rv32_transcript");
-    run(transcript.arg("--").arg(&dir))?;
-    write_program(&dir)?;
-    run(&mut no_std::target_build(&dir)?)?;
-    let program = no_std::target_program(&dir, "rv32-device")?;
-    let mut qemu = command("timeout");
-    qemu.args(["120", "qemu-system-riscv32", "-M", "virt"])
-        .args(["-cpu", "rv32,a=false,f=false,d=false", "-bios", "none"])
-        .args(["-icount", "shift=0", "-display", "none", "-monitor", "none"])
-        .args(["-serial", "stdio", "-kernel"]);
-    let told = output(qemu.arg(program))?;
+    run(transcript.arg("--").arg(PROGRAM.dir()?))?;
+    let told = PROGRAM.run()?;
     let all = told
         .lines()
         .find(|line| line.starts_with("all "))
@@ -73,34 +66,5 @@ fn judge(told: &str, all: &str, path: &str, limit: u64) -> Result<()> {
         memory <= limit,
         "{path}: {memory} bytes of memory, at most {limit}"
     );
-    Ok(())
-}
-
-fn number(line: &str, what: &str) -> Result<u64> {
-    let mut words = line.split(' ').skip_while(|word| *word != what).skip(1);
-    let number = words.next().with_context(|| format!("no {what}: {line}"))?;
-    Ok(number.trim().parse()?)
-}
-
-fn write_program(dir: &Path) -> Result<()> {
-    let crates = root().join("crates");
-    let path = |name: &str| crates.join(name).display().to_string();
-    let manifest = format!(
-        "[package]\nname = \"rv32-device\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n\
-         [profile.release]\npanic = \"abort\"\nopt-level = \"s\"\nlto = true\ncodegen-units = 1\n\n\
-         [dependencies]\nembedded-storage = \"0.3\"\nfota-device = {{ path = {:?} }}\n\
-         fota-image = {{ path = {:?} }}\nfota-proto = {{ path = {:?} }}\n",
-        path("device"),
-        path("image"),
-        path("proto"),
-    );
-    let source = root().join("xtask/rv32");
-    fs::write(dir.join("Cargo.toml"), manifest)?;
-    fs::copy(source.join("device.rs"), dir.join("src/main.rs"))?;
-    fs::copy(source.join("link.x"), dir.join("link.x"))?;
-    fs::copy(root().join("Cargo.lock"), dir.join("Cargo.lock"))?;
-    let link = "fn main() {\n    println!(\"cargo:rustc-link-arg=-Tlink.x\");\n    \
-                println!(\"cargo:rustc-link-search={}\", env!(\"CARGO_MANIFEST_DIR\"));\n}\n";
-    fs::write(dir.join("build.rs"), link)?;
     Ok(())
 }

@@ -4,9 +4,13 @@
 #![no_std]
 #![no_main]
 
-use core::{arch::asm, fmt::Write, ptr};
+mod support;
+
+use core::fmt::Write;
 
 use fota_delta::{Decoder, DefaultDecoder, Event, Images, SmallDecoder};
+
+use support::{Uart, exit, instructions, paint, stack, used};
 
 static OLD: &[u8] = include_bytes!("../old.bin");
 static NEW: &[u8] = include_bytes!("../new.bin");
@@ -18,43 +22,6 @@ static mut DECODER_SMALL: SmallDecoder = SmallDecoder::new();
 
 /// Bytes of a packet, about.
 const PIECE_BYTES: usize = 1400;
-const PAINT: u32 = 0xA5A5_5A5A;
-
-core::arch::global_asm!(
-    ".section .text.start",
-    ".global _start",
-    "_start:",
-    "la sp, _stack_end",
-    "call main",
-);
-
-unsafe extern "C" {
-    static mut _stack_start: u32;
-}
-
-struct Uart;
-
-impl Write for Uart {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        for byte in text.bytes() {
-            // SAFETY: the UART of QEMU's `virt` machine.
-            unsafe { ptr::write_volatile(0x1000_0000 as *mut u8, byte) };
-        }
-        Ok(())
-    }
-}
-
-fn exit(code: u32) -> ! {
-    // SAFETY: the test device of QEMU's `virt` machine ends it.
-    unsafe { ptr::write_volatile(0x10_0000 as *mut u32, code) };
-    loop {}
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo) -> ! {
-    let _ = writeln!(Uart, "{info}");
-    exit(0x1_3333)
-}
 
 /// The new image is compared as it comes, so what was handed out is what is there.
 struct Flash {
@@ -78,47 +45,6 @@ impl Images for Flash {
         to.copy_from_slice(part.ok_or(())?);
         Ok(())
     }
-}
-
-fn instructions() -> u64 {
-    let (mut high, mut low, mut again): (u32, u32, u32);
-    loop {
-        // SAFETY: reads counters.
-        unsafe {
-            asm!("csrr {0}, minstreth", "csrr {1}, minstret", "csrr {2}, minstreth",
-                out(reg) high, out(reg) low, out(reg) again);
-        }
-        if high == again {
-            return u64::from(high) << 32 | u64::from(low);
-        }
-    }
-}
-
-/// The place of the stack now, and the lowest word that may be written.
-fn stack() -> (usize, usize) {
-    let here: usize;
-    // SAFETY: reads a register.
-    unsafe { asm!("mv {0}, sp", out(reg) here) };
-    (here, &raw const _stack_start as usize)
-}
-
-fn paint() {
-    let (here, lowest) = stack();
-    let mut at = lowest;
-    while at < here - 256 {
-        // SAFETY: below the stack pointer and within the stack's memory.
-        unsafe { ptr::write_volatile(at as *mut u32, PAINT) };
-        at += 4;
-    }
-}
-
-fn used(from: usize) -> usize {
-    let mut at = stack().1;
-    // SAFETY: within the stack's memory.
-    while unsafe { ptr::read_volatile(at as *const u32) } == PAINT {
-        at += 4;
-    }
-    from - at
 }
 
 #[inline(never)]
