@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     bench_delta, browser, corpus, deny, fuzz, no_std, postgres,
-    process::{cargo, in_ci, run},
+    process::{cargo, command, in_ci, output, run},
     readme, rv32_delta, rv32_device, tidy, tools,
 };
 
@@ -32,6 +32,7 @@ const STEPS: &[Step] = &[
     step("bench-delta", bench_delta::run_all),
     step("rv32-delta", rv32_delta::run_all),
     step("rv32-device", rv32_device::run_all),
+    step("acme", acme),
     step("fuzz", fuzz::smoke),
     step("demo", demo),
     step("bench", bench),
@@ -183,6 +184,14 @@ fn esptool() -> Result<()> {
     let esptool = tools::esptool()?;
     let mut test = cargo("test --workspace --locked --test esptool");
     run(test.env("FOTA_ESPTOOL", esptool).env("FOTA_CORPUS", corpus))
+}
+
+/// Pebble, Let's Encrypt's authority for tests, issues a certificate to the server.
+fn acme() -> Result<()> {
+    tools::need("pebble", "pebble")?;
+    let pebble = output(command("sh").args(["-c", "command -v pebble"]))?;
+    let mut test = cargo("test -p fota-server --features acme --locked --test it acme::");
+    run(test.env("FOTA_PEBBLE", pebble.trim()))
 }
 
 fn demo() -> Result<()> {

@@ -26,7 +26,16 @@ impl DeviceClient {
     /// # Errors
     /// [`Error::Protocol`] where `base` is no http or https URL.
     pub fn new(base: &str, id: Option<String>) -> Result<Self> {
-        let (http, base) = connection(base)?;
+        Self::trusting(base, id, None)
+    }
+
+    /// As [`DeviceClient::new`]; `ca` is the PEM of the certificates that the server's must come
+    /// from, instead of those that the system trusts.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] where `base` is no http or https URL, or `ca` holds no certificate.
+    pub fn trusting(base: &str, id: Option<String>, ca: Option<&[u8]>) -> Result<Self> {
+        let (http, base) = connection(base, ca)?;
         Ok(Self { http, base, id })
     }
 

@@ -13,6 +13,7 @@ mod device;
 mod events;
 mod manager;
 mod signing;
+mod tls;
 
 use std::{fmt, time::Duration};
 
@@ -21,6 +22,7 @@ pub use events::{EventStream, Incoming};
 pub use fota_proto::manager::Problem;
 pub use manager::{DeviceFilter, Download, EventFilter};
 pub use signing::Object;
+pub use tls::{Inspection, inspect};
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -107,7 +109,16 @@ impl Client {
     /// # Errors
     /// [`Error::Protocol`] where `base` is no http or https URL.
     pub fn new(base: &str, token: Option<String>) -> Result<Self> {
-        let (http, base) = connection(base)?;
+        Self::trusting(base, token, None)
+    }
+
+    /// As [`Client::new`]; `ca` is the PEM of the certificates that the server's must come from,
+    /// instead of those that the system trusts.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] where `base` is no http or https URL, or `ca` holds no certificate.
+    pub fn trusting(base: &str, token: Option<String>, ca: Option<&[u8]>) -> Result<Self> {
+        let (http, base) = connection(base, ca)?;
         Ok(Self { http, base, token })
     }
 
@@ -130,16 +141,8 @@ impl Client {
 }
 
 /// The connection pool for `base`, and `base` in its plain form.
-fn connection(base: &str) -> Result<(reqwest::Client, String)> {
-    let url: reqwest::Url = base
-        .parse()
-        .map_err(|error| Error::protocol(base, format_args!("not a URL: {error}")))?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(Error::protocol(
-            base,
-            "an http:// or https:// URL is needed",
-        ));
-    }
+fn connection(base: &str, ca: Option<&[u8]>) -> Result<(reqwest::Client, String)> {
+    let url = url(base)?;
     // Installing twice is refused and harmless: the first caller in the process wins.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
@@ -149,10 +152,32 @@ fn connection(base: &str) -> Result<(reqwest::Client, String)> {
     if is_loopback(&url) {
         builder = builder.no_proxy();
     }
+    if let Some(pem) = ca {
+        let roots = reqwest::Certificate::from_pem_bundle(pem);
+        let roots = roots.map_err(|error| Error::protocol(base, format_args!("ca: {error}")))?;
+        if roots.is_empty() {
+            return Err(Error::protocol(base, "ca: no certificate in it"));
+        }
+        builder = builder.tls_certs_only(roots);
+    }
     let http = builder
         .build()
         .map_err(|error| Error::unreachable(base, &error))?;
     Ok((http, base.trim_end_matches('/').to_owned()))
+}
+
+/// `base` as an http or https URL.
+fn url(base: &str) -> Result<reqwest::Url> {
+    let url: reqwest::Url = base
+        .parse()
+        .map_err(|error| Error::protocol(base, format_args!("not a URL: {error}")))?;
+    match matches!(url.scheme(), "http" | "https") && url.has_host() {
+        true => Ok(url),
+        false => Err(Error::protocol(
+            base,
+            "an http:// or https:// URL is needed",
+        )),
+    }
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {

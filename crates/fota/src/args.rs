@@ -4,13 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::{bench, demo, sim, text::parse_duration};
+use crate::{bench, demo, sim, text::parse_duration, tls::TlsArgs};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done · 1 error · 2 usage, or a question nobody can answer · 3 update not
 successful · 4 login · 5 timed out waiting · 6 not found · 7 refused · 8 server unreachable
 · 130 interrupted (the work goes on).
-Environment: FOTA_SERVER FOTA_TOKEN FOTA_JSON FOTA_LEGACY_PSK NO_COLOR CLICOLOR_FORCE CI";
+Environment: FOTA_SERVER FOTA_TOKEN FOTA_CA FOTA_JSON FOTA_LEGACY_PSK NO_COLOR CLICOLOR_FORCE CI";
 
 /// Self-hosted firmware updates over the air for ESP32.
 #[derive(Debug, Parser)]
@@ -31,6 +31,10 @@ pub struct Global {
     /// Operator token [env: FOTA_TOKEN]
     #[arg(long, global = true, value_name = "T", hide_env_values = true)]
     pub token: Option<String>,
+    /// Certificates (PEM) that the server's must come from, instead of those that the system
+    /// trusts [env: FOTA_CA]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Print JSON: one document, or one per line where a command follows something
     #[arg(long, global = true)]
     pub json: bool,
@@ -177,6 +181,8 @@ pub struct ServeArgs {
     /// Take unsigned images while the server has no root
     #[arg(long)]
     pub allow_unsigned: bool,
+    #[command(flatten)]
+    pub tls: Box<TlsArgs>,
 }
 
 #[derive(Debug, Default, Args)]

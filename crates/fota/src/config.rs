@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     args::Global,
+    credentials,
     failure::{Failure, Result},
 };
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub firmware: Option<Setting<PathBuf>>,
     /// Token that was given by flag or environment.
     pub token: Option<Setting<String>>,
+    /// Certificates that the server's must come from.
+    pub ca: Option<Setting<PathBuf>>,
 }
 
 /// A configuration file.
@@ -67,6 +70,7 @@ pub struct Config {
 struct File {
     server: Option<String>,
     firmware: Option<PathBuf>,
+    ca: Option<PathBuf>,
 }
 
 impl Config {
@@ -98,11 +102,17 @@ impl Config {
             let server = file.server.clone()?;
             Some(Setting::new(server, Origin::File(path.clone())))
         });
-        let firmware = files.iter().find_map(|(path, file)| {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            let firmware = folder.join(file.firmware.as_ref()?);
-            Some(Setting::new(firmware, Origin::File(path.clone())))
-        });
+        let path_in_files = |of: fn(&File) -> Option<&PathBuf>| {
+            files.iter().find_map(|(path, file)| {
+                let folder = path.parent().unwrap_or(Path::new(""));
+                let named = folder.join(of(file)?);
+                Some(Setting::new(named, Origin::File(path.clone())))
+            })
+        };
+        let firmware = path_in_files(|file| file.firmware.as_ref());
+        let ca = global.ca.clone().map(|ca| ca.display().to_string());
+        let ca = given(&ca, "--ca", "FOTA_CA");
+        let ca = ca.map(|ca| Setting::new(PathBuf::from(ca.value), ca.origin));
         let default = || Setting::new(SERVER_DEFAULT.to_owned(), Origin::Default);
         Self {
             server: given(&global.server, "--server", "FOTA_SERVER")
@@ -110,7 +120,26 @@ impl Config {
                 .unwrap_or_else(default),
             firmware,
             token: given(&global.token, "--token", "FOTA_TOKEN"),
+            ca: ca.or_else(|| path_in_files(|file| file.ca.as_ref())),
         }
+    }
+
+    /// What the server's certificate must come from, as PEM; none means what the system trusts.
+    ///
+    /// For a server on this machine the certificate that `fota serve --tls-self-signed` made below
+    /// the working folder is taken, so that the two just work together.
+    pub fn ca_pem(&self) -> Result<Option<Vec<u8>>> {
+        if let Some(ca) = &self.ca {
+            let read = std::fs::read(&ca.value);
+            return read.map(Some).map_err(|error| {
+                let message = format!("{} ({}): {error}", ca.value.display(), ca.origin);
+                Failure::usage(message)
+            });
+        }
+        let server = &self.server.value;
+        let is_own = server.starts_with("https://") && credentials::is_loopback(server);
+        let own = is_own.then(|| std::fs::read(Path::new("fota-data").join("tls-cert.pem")));
+        Ok(own.and_then(std::result::Result::ok))
     }
 }
 
@@ -151,7 +180,7 @@ fn read_file(path: PathBuf) -> Result<Option<(PathBuf, File)>> {
     match toml::from_str(&text) {
         Ok(file) => Ok(Some((path, file))),
         Err(error) => Err(Failure::usage(format!("{}: {error}", path.display()))
-            .hint("known settings are `server` and `firmware`")),
+            .hint("known settings are `server`, `firmware` and `ca`")),
     }
 }
 

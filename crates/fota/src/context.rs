@@ -78,7 +78,8 @@ impl Context {
             return Ok(client);
         }
         let token = credentials::find(&self.config)?.map(|token| token.value);
-        let client = Client::new(&self.config.server.value, token)
+        let ca = self.config.ca_pem()?;
+        let client = Client::trusting(&self.config.server.value, token, ca.as_deref())
             .map_err(|error| Failure::usage(error.to_string()).hint("check --server"))?;
         Ok(self.client.get_or_init(|| client))
     }

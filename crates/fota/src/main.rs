@@ -23,6 +23,7 @@ mod menu;
 mod output;
 mod sim;
 mod text;
+mod tls;
 
 use std::{future::Future, io::IsTerminal, process::ExitCode};
 
@@ -98,7 +99,7 @@ async fn run(global: &Global, command: Option<Command>) -> Result {
     }
     let config = Config::read(global)?;
     match command {
-        Command::Sim(args) => Ok(sim::run(args, &config.server.value).await?),
+        Command::Sim(args) => Ok(sim::run(args, &config.server.value, config.ca_pem()?).await?),
         Command::Menu(args) => menu::run(Context::new(global, config), args).await,
         command => {
             let context = Context::new(global, config);

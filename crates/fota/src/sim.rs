@@ -80,9 +80,9 @@ pub enum Switch {
 }
 
 /// Runs the devices until Ctrl-C. `server` is the URL from `--server`, the environment or the
-/// configuration.
-pub async fn run(args: Args, server: &str) -> anyhow::Result<()> {
-    let config = args.fleet(server)?;
+/// configuration; `ca` what its certificate must come from.
+pub async fn run(args: Args, server: &str, ca: Option<Vec<u8>>) -> anyhow::Result<()> {
+    let config = args.fleet(server, ca)?;
     let console = Console::new(|device, line| output::to_stderr(&format!("{device}  {line}\n")));
     let mut fleet = Fleet::start(&config, &console)?;
     let devices = text::count(u64::from(args.devices), "simulated device");
@@ -104,7 +104,7 @@ pub async fn run(args: Args, server: &str) -> anyhow::Result<()> {
 }
 
 impl Args {
-    fn fleet(&self, server: &str) -> anyhow::Result<FleetConfig> {
+    fn fleet(&self, server: &str, ca: Option<Vec<u8>>) -> anyhow::Result<FleetConfig> {
         let firmware = Spec {
             chip: self.chip,
             project: self.project.clone(),
@@ -116,6 +116,7 @@ impl Args {
         };
         Ok(FleetConfig {
             server: server.to_owned(),
+            ca,
             devices: self.devices,
             prefix: self.prefix.clone(),
             protocol,

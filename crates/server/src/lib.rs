@@ -23,7 +23,7 @@ mod clock;
 pub mod compat;
 pub mod domain;
 pub mod fleet;
-mod http;
+pub mod http;
 pub mod hub;
 pub mod online_key;
 pub mod range;
@@ -31,6 +31,7 @@ pub mod service;
 mod start;
 mod state;
 pub mod store;
+pub mod tls;
 pub mod web;
 
 pub use api::router;

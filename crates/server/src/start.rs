@@ -5,6 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -17,6 +18,7 @@ use crate::{
     online_key::OnlineKey,
     service::roots,
     store::{Store, StoreError},
+    tls::{self, Tls, TlsError},
 };
 
 /// Held while a server runs on a data directory.
@@ -48,6 +50,15 @@ pub struct Config {
     pub online_key: Option<PathBuf>,
     /// Whether unsigned images are taken while the server has no root.
     pub allow_unsigned: bool,
+    /// TLS; plain HTTP if absent.
+    pub tls: Option<tls::Config>,
+    /// The proxies that are believed when they name a client.
+    pub proxies: http::Proxies,
+    /// `https://fota.example`, where the outside knows the server under another address than the
+    /// one a request names.
+    pub public_url: Option<String>,
+    /// Time and connections that a peer gets.
+    pub limits: http::Limits,
 }
 
 impl Config {
@@ -65,6 +76,10 @@ impl Config {
             operator_token: None,
             online_key: None,
             allow_unsigned: true,
+            tls: None,
+            proxies: http::Proxies::default(),
+            public_url: None,
+            limits: http::Limits::default(),
         }
     }
 }
@@ -110,6 +125,9 @@ pub enum StartError {
         /// What is wrong.
         error: io::Error,
     },
+    /// TLS cannot be served.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
     /// A setting makes no sense.
     #[error("{setting}: {reason}")]
     Setting {
@@ -126,6 +144,8 @@ pub struct Running {
     pub addr: SocketAddr,
     /// The operator's token.
     pub operator_token: String,
+    /// TLS, where it is served; for a reload and the certificate's fingerprint.
+    pub tls: Option<Arc<Tls>>,
     /// The shared state, for a program that embeds the server.
     pub state: AppState,
     end: watch::Sender<bool>,
@@ -163,6 +183,10 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         addr: config.listen,
         error,
     })?;
+    let tls = match &config.tls {
+        Some(tls) => Some(Tls::load(tls.clone(), &config.data, clock.clone())?),
+        None => None,
+    };
     let store = open_store(&config).await?;
     let folder = AppState::blobs_folder(&config.data);
     let blobs = Blobs::open_folder(&folder).map_err(|error| data_error(&folder, error))?;
@@ -198,15 +222,26 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
             name: database_name(&state.config),
             error,
         })?;
-    let served = http::serve(listener, api::router(state.clone()), closing);
-    let tasks = vec![
-        tokio::spawn(served),
+    let front = http::Front {
+        router: api::router(state.clone()),
+        tls: tls.clone(),
+        limits: state.config.limits,
+        proxies: state.config.proxies.clone(),
+    };
+    let mut tasks = vec![
+        tokio::spawn(http::serve(listener, front, closing.clone())),
         tokio::spawn(fleet::run(state.clone())),
     ];
+    if let Some(tls) = &tls {
+        tasks.push(tokio::spawn(Arc::clone(tls).watch(closing.clone())));
+        #[cfg(feature = "acme")]
+        tasks.extend(tls::acme::renewal(tls, closing).map(tokio::spawn));
+    }
     tracing::info!(%addr, data = %state.config.data.display(), "listening");
     Ok(Running {
         addr,
         operator_token,
+        tls,
         state,
         end,
         tasks,
@@ -234,6 +269,17 @@ fn check(config: &Config) -> Result<(), StartError> {
             "is shorter than 16 characters: give a longer one",
         );
     }
+    if let Some(url) = &config.public_url
+        && !is_base(url)
+    {
+        let reason = "is no http:// or https:// URL without a path: write https://fota.example";
+        return setting("public url", reason);
+    }
+    let tls = config.tls.as_ref();
+    if tls.is_some_and(|tls| tls.client_cert_required && tls.client_ca.is_none()) {
+        let reason = "needs a client CA to verify certificates against: give --tls-client-ca";
+        return setting("--require-client-cert", reason);
+    }
     let id = config
         .legacy_default_device_id
         .parse::<fota_proto::DeviceId>();
@@ -241,6 +287,15 @@ fn check(config: &Config) -> Result<(), StartError> {
         return setting("default device id", &error.to_string());
     }
     Ok(())
+}
+
+/// `http://host` or `https://host:port`.
+fn is_base(url: &str) -> bool {
+    let uri = url.trim_end_matches('/').parse::<axum::http::Uri>();
+    uri.is_ok_and(|uri| {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        matches!(scheme, "http" | "https") && uri.path() == "/" && uri.query().is_none()
+    })
 }
 
 fn data_error(path: &Path, error: io::Error) -> StartError {

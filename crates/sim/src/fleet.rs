@@ -40,6 +40,8 @@ pub enum Protocol {
 pub struct FleetConfig {
     /// `http://host:port`.
     pub server: String,
+    /// PEM of what the server's certificate must come from, where the system does not trust it.
+    pub ca: Option<Vec<u8>>,
     /// How many.
     pub devices: u32,
     /// Ids are the prefix and a number of three digits or more, from 1.
@@ -98,7 +100,7 @@ impl Fleet {
             return Err(FleetError::Devices(config.devices));
         }
         let factory = factory_flash(&firmware::image(&config.firmware)?)?;
-        let client = DeviceClient::new(&config.server, None)?;
+        let client = DeviceClient::trusting(&config.server, None, config.ca.as_deref())?;
         let mut fleet = Self {
             devices: JoinSet::new(),
             counters: Vec::new(),

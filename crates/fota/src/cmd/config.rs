@@ -16,10 +16,13 @@ pub fn run(context: &Context, command: &ConfigCommand) -> Result {
     let firmware = firmware.map(|it| (it.value.display().to_string(), it.origin.to_string()));
     // The token itself never goes to a screen or into a log of a script.
     let token = token.map(|it| ("set".to_owned(), it.origin.to_string()));
+    let ca = config.ca.as_ref();
+    let ca = ca.map(|it| (it.value.display().to_string(), it.origin.to_string()));
     let shown = [
         ("server", Some(server)),
         ("firmware", firmware),
         ("token", token),
+        ("ca", ca),
     ];
     let line = |(value, from): &(String, String)| match origin {
         true => format!("{value}  ({from})"),

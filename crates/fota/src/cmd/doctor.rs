@@ -9,6 +9,9 @@ use crate::{clock::now_ms, context::Context, credentials, failure::Result, outpu
 /// Clocks of two machines may differ by so much before it is worth a word.
 const CLOCKS_APART_MS: i64 = 5_000;
 
+/// A certificate that ends sooner than this should have been renewed.
+const ENDS_SOON_MS: i64 = 14 * 24 * 3600 * 1000;
+
 /// One thing that was tried.
 struct Check {
     name: &'static str,
@@ -48,6 +51,7 @@ async fn examine(context: &Context, checks: &mut Vec<Check>) -> Result {
             say("token", Mark::Attention, text.to_owned());
         }
     }
+    certificate(context, &mut say).await?;
     let info = context.client()?.server().await;
     let info = info.inspect_err(|error| say("server", Mark::Bad, error.to_string()))?;
     let here = env!("CARGO_PKG_VERSION");
@@ -75,6 +79,38 @@ async fn examine(context: &Context, checks: &mut Vec<Check>) -> Result {
         let ahead = text::age(0, ahead);
         let text = format!("the server's clock is {ahead} ahead of this one");
         say("clock", Mark::Attention, text);
+    }
+    Ok(())
+}
+
+/// The certificate, before anything is sent on a connection that it protects.
+async fn certificate(
+    context: &Context,
+    say: &mut impl FnMut(&'static str, Mark, String),
+) -> Result {
+    let server = &context.config.server.value;
+    if !server.starts_with("https://") {
+        return Ok(());
+    }
+    let ca = context.config.ca_pem()?;
+    // A server that is not there is told of by the next check.
+    let Ok(seen) = fota_client::inspect(server, ca.as_deref()).await else {
+        return Ok(());
+    };
+    let (subject, version, left) = (&seen.subject, &seen.version, seen.end_ms - now_ms());
+    if let Some(reason) = &seen.refused {
+        let certificates = text::count(seen.chain as u64, "certificate");
+        let hint = "name its authority with --ca FILE, or give the server a certificate for this \
+                    name and its whole chain";
+        let text = format!("{subject}: {reason} ({certificates} sent): {hint}");
+        say("tls", Mark::Bad, text);
+        return Ok(());
+    }
+    let days = left / (24 * 3600 * 1000);
+    let text = format!("{subject}, believed; {version}; it ends in {days} days");
+    match left < ENDS_SOON_MS {
+        true => say("tls", Mark::Attention, format!("{text}: renew it")),
+        false => say("tls", Mark::Good, text),
     }
     Ok(())
 }

@@ -15,7 +15,8 @@ use crate::{
 pub async fn login(context: &Context, args: &LoginArgs) -> Result {
     let server = &context.config.server.value;
     let token = token(context, args).await?;
-    let client = Client::new(server, Some(token.clone()))
+    let ca = context.config.ca_pem()?;
+    let client = Client::trusting(server, Some(token.clone()), ca.as_deref())
         .map_err(|error| Failure::usage(error.to_string()))?;
     let info = client.server().await?;
     let path = credentials::store(server, Some(&token))?;

@@ -36,29 +36,54 @@ pub async fn run(global: &Global, args: ServeArgs) -> Result {
     if let Some(poll_s) = args.poll {
         config.poll_s = poll_s;
     }
+    args.tls.apply(&mut config)?;
     // Taken before the server starts: a signal must not fall between the two.
     let ended = ended()?;
     let running = fota_server::start(config, Clock::System)
         .await
         .map_err(not_started)?;
     announce(&out, &args.data, &running);
-    warn(&out, args.listen, args.legacy_open, args.lab);
+    warn(
+        &out,
+        args.listen,
+        running.tls.is_some(),
+        args.legacy_open,
+        args.lab,
+    );
+    let reloading = running
+        .tls
+        .clone()
+        .map(|tls| tokio::spawn(reload_at_hangup(tls)));
     ended.await;
+    if let Some(reloading) = reloading {
+        reloading.abort();
+    }
     out.say("ending");
     running.shutdown().await;
     Ok(())
 }
 
 fn announce(out: &Output, data: &Path, running: &Running) {
-    let url = format!("http://{}", reachable(running.addr));
+    let scheme = if running.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let url = format!("{scheme}://{}", reachable(running.addr));
+    let fingerprint = running.tls.as_ref().and_then(|tls| tls.fingerprint());
     let data = std::fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
     let token = data.join("operator-token");
-    out.answer(&text::facts(&[
+    let mut facts = vec![
         ("fota", env!("CARGO_PKG_VERSION").to_owned()),
         ("server", url.clone()),
         ("data", data.display().to_string()),
         ("token", format!("in {}", token.display())),
-    ]));
+    ];
+    if let (Some(tls), Some(fingerprint)) = (&running.tls, &fingerprint) {
+        facts.push(("certificate", tls.cert_file().display().to_string()));
+        facts.push(("sha256", fingerprint.to_string()));
+    }
+    out.answer(&text::facts(&facts));
     out.say(&format!(
         "  open {url}/?token=$(cat {})",
         text::quoted(&token.display().to_string())
@@ -66,7 +91,7 @@ fn announce(out: &Output, data: &Path, running: &Running) {
     out.say("  Ctrl-C ends");
     out.document(
         "fota.serve/1",
-        &json!({"url": url, "data": data, "token_file": token}),
+        &json!({"url": url, "data": data, "token_file": token, "certificate_sha256": fingerprint}),
     );
 }
 
@@ -82,15 +107,18 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn warn(out: &Output, listen: SocketAddr, legacy_open: bool, lab: bool) {
+fn warn(out: &Output, listen: SocketAddr, is_tls: bool, legacy_open: bool, lab: bool) {
     if lab {
         out.warn("--lab: files that no chip would boot are taken");
     }
     if legacy_open {
         out.warn("--legacy-open: whoever reaches this server can upload and roll back");
     }
-    if !listen.ip().is_loopback() {
-        let text = format!("{listen} is plain HTTP: put a TLS proxy in front for operators");
+    if !listen.ip().is_loopback() && !is_tls {
+        let text = format!(
+            "{listen} is plain HTTP: give --tls-cert and --tls-key, or --tls-self-signed, or put \
+             a TLS proxy in front for operators"
+        );
         out.note(Mark::Attention, &text);
     }
 }
@@ -144,6 +172,23 @@ fn ended() -> Result<impl Future<Output = ()>> {
             let _ = tokio::signal::ctrl_c().await;
         })
     }
+}
+
+/// Takes up new certificate files at once at every SIGHUP; without one they are looked at every
+/// few seconds.
+async fn reload_at_hangup(tls: std::sync::Arc<fota_server::tls::Tls>) {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+            return;
+        };
+        while hangup.recv().await.is_some() {
+            tls.reload_and_tell();
+        }
+    }
+    #[cfg(not(unix))]
+    drop(tls);
 }
 
 /// Logs to stderr; `RUST_LOG` is stronger than `-v` and `-q`.

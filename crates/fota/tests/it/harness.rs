@@ -83,6 +83,7 @@ impl Place {
         let unset = [
             "FOTA_SERVER",
             "FOTA_TOKEN",
+            "FOTA_CA",
             "FOTA_JSON",
             "FOTA_LEGACY_PSK",
             "CI",
@@ -204,6 +205,11 @@ impl Server {
         self.child.wait().expect("it ends").code()
     }
 
+    #[cfg(unix)]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.place.command(args);
         command.env("FOTA_SERVER", &self.url);
@@ -255,7 +261,10 @@ impl Drop for Server {
 }
 
 fn launch(place: &Place, listen: &str, flags: &[&str]) -> (Child, String) {
-    let mut command = place.command(&["serve", "--json", "--listen", listen, "--poll", "1"]);
+    let mut command = place.command(&["serve", "--json", "--poll", "1"]);
+    if !flags.contains(&"--listen") {
+        command.args(["--listen", listen]);
+    }
     let mut child = command
         .args(flags)
         .stdout(Stdio::piped())
@@ -309,6 +318,7 @@ impl Devices {
     pub fn start_at(url: &str, devices: u32, firmware: Spec) -> Self {
         let runtime = Runtime::new();
         let config = FleetConfig {
+            ca: None,
             server: url.to_owned(),
             devices,
             prefix: "ESP32-".to_owned(),

@@ -9,3 +9,4 @@ mod manager;
 mod menu;
 mod offline;
 mod serve;
+mod tls;

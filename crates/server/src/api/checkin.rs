@@ -22,7 +22,7 @@ use crate::{
         model::{Outcome, Plan, Progress, Protocol, Release, Report, Slot, Trust},
         step::{Decision, Order},
     },
-    service,
+    service, tls,
 };
 
 /// The media type of CBOR.
@@ -35,7 +35,8 @@ pub const COSE: &str = "application/cose";
     request_body(content = Vec<u8>, content_type = "application/cbor", description = "CheckIn, at most 1,024 bytes"),
     responses((status = 200, content_type = "application/cbor", body = Vec<u8>,
             description = "Answer; as application/cose, signed by the online key, to a device that says a root version"),
-        (status = 400, body = fota_proto::manager::Problem)))]
+        (status = 400, body = fota_proto::manager::Problem),
+        (status = 403, body = fota_proto::manager::Problem)))]
 pub async fn check_in(
     State(state): State<AppState>,
     request: Request,
@@ -45,6 +46,7 @@ pub async fn check_in(
     let body = whole_body(body, CHECK_IN_BYTES_MAX as u64).await?;
     let message: CheckIn = parse(&body)?;
     let report = report(&message)?;
+    tls::refuse_other_device(&parts.extensions, report.device.as_str())?;
     let decision = service::checkin::check_in(&state, &report).await?;
     let plan = state.fleet.newest_plan(&state.store).await?;
     let answer = answer(&state, &plan, &message, &decision).await?;

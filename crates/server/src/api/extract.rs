@@ -5,7 +5,9 @@ use std::time::Duration;
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, Path, Request},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -13,6 +15,7 @@ use http_body::Body as _;
 use serde::de::DeserializeOwned;
 
 use super::problem::Refusal;
+use crate::http::TooSlow;
 
 /// Largest JSON body: 10,000 device ids of 64 bytes fit.
 pub const JSON_BYTES_MAX: usize = 1024 * 1024;
@@ -140,6 +143,29 @@ pub fn require_type_of(headers: &HeaderMap, wanted: &[&str]) -> Result<(), Refus
     .of("content-type"))
 }
 
+/// Refuses a compressed body on every route: nothing here decodes one, so a body is never larger
+/// than what was sent and its limits are those of its bytes.
+pub async fn refuse_encoded(request: Request, next: Next) -> Response {
+    let encodings = request.headers().get_all(header::CONTENT_ENCODING);
+    let plain = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"identity")
+    };
+    if let Some(encoding) = encodings.iter().find(|value| !plain(value)) {
+        let shown: String = String::from_utf8_lossy(encoding.as_bytes())
+            .chars()
+            .take(40)
+            .collect();
+        let detail = format!("content-encoding is {shown:?}: send the body as it is, uncompressed");
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        let refusal = Refusal::new(status, "content_encoding", detail).of("content-encoding");
+        return refusal.into_response();
+    }
+    next.run(request).await
+}
+
 /// Reads a body of at most `limit` bytes.
 pub async fn whole_body(body: Body, limit: u64) -> Result<Bytes, Refusal> {
     let announced = body.size_hint().lower();
@@ -153,8 +179,7 @@ pub async fn whole_body(body: Body, limit: u64) -> Result<Bytes, Refusal> {
         let Some(chunk) = next.map_err(|_| stalled())? else {
             return Ok(whole.freeze());
         };
-        let chunk =
-            chunk.map_err(|_| Refusal::field("body", "the body broke off: send it again"))?;
+        let chunk = chunk.map_err(|error| broken(&error))?;
         let bytes = (whole.len() + chunk.len()) as u64;
         if bytes > limit {
             return Err(too_large(bytes, limit));
@@ -171,6 +196,20 @@ fn too_large(bytes: u64, limit: u64) -> Refusal {
         format!("body is {bytes} bytes or more; at most {limit} are taken here"),
     )
     .of("body")
+}
+
+/// A body that did not come whole: the connection broke, or it came too slowly.
+fn broken(error: &axum::Error) -> Refusal {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<TooSlow>() {
+            let detail = format!("{error}: send it again over a faster link");
+            let status = StatusCode::REQUEST_TIMEOUT;
+            return Refusal::new(status, "body_too_slow", detail).of("body");
+        }
+        cause = error.source();
+    }
+    Refusal::field("body", "the body broke off: send it again")
 }
 
 fn stalled() -> Refusal {

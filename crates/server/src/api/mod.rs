@@ -25,7 +25,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{AppState, auth, compat, web};
+use crate::{AppState, auth, compat, tls, web};
 
 /// Every route of the native device API and the manager API, for tests that must miss none.
 pub const ROUTES: &[(&str, &str)] = &[
@@ -76,24 +76,32 @@ pub const ROUTES: &[(&str, &str)] = &[
 /// The whole server as a service.
 pub fn router(state: AppState) -> Router {
     let operator = middleware::from_fn_with_state(state.clone(), auth::require_operator);
+    let device = middleware::from_fn_with_state(state.clone(), tls::require_client_certificate);
     Router::new()
         .merge(open())
+        .merge(devices().route_layer(device))
         .merge(manager().route_layer(operator))
         .merge(compat::routes(&state))
         .merge(web::routes(&state))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(middleware::from_fn(extract::refuse_encoded))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .with_state(state)
 }
 
-/// What needs no token: health, the API's description, and devices, which trust signatures and
-/// digests and are trusted with nothing but their own state.
+/// What needs no token: health and the API's description.
 fn open() -> Router<AppState> {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/api/openapi.json", get(openapi::document))
+}
+
+/// What needs no token because it is for devices, which trust signatures and digests and are
+/// trusted with nothing but their own state.
+fn devices() -> Router<AppState> {
+    Router::new()
         .route("/d/v1/check-in", post(checkin::check_in))
         .route("/d/v1/blobs/{sha256}", get(blobs::download))
         .route("/d/v1/roots/{version}", get(roots::download))

@@ -20,7 +20,7 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{AppState, auth::require_operator_or_legacy_open};
+use crate::{AppState, auth::require_operator_or_legacy_open, tls::require_client_certificate};
 
 /// Every path of the seed, and the three that its tools ask for and it never had a route for.
 pub fn routes(state: &AppState) -> Router<AppState> {
@@ -46,6 +46,10 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         )
         .route("/api/inverter/status", get(device_api::running))
         .route("/api/device/status", post(device_api::poll))
-        .layer(DefaultBodyLimit::disable());
+        .layer(DefaultBodyLimit::disable())
+        .route_layer(from_fn_with_state(
+            state.clone(),
+            require_client_certificate,
+        ));
     operator.merge(devices)
 }

@@ -12,7 +12,7 @@ use askama::Template;
 use axum::{
     Json, Router,
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::map_response,
     response::{IntoResponse, Redirect, Response},
     routing::get,
@@ -22,6 +22,7 @@ use crate::{
     AppState,
     api::{fleet, problem::Refusal},
     auth::{COOKIE, is_operator},
+    http::public_base,
     service::view as facts,
     store::DeviceFilter,
 };
@@ -63,12 +64,14 @@ async fn guarded(mut response: Response) -> Response {
 /// `GET /`: the page; with `part=fleet` only what changes; with `token=T` a cookie and back here.
 async fn page(
     State(state): State<AppState>,
+    extensions: Extensions,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
+    let base = public_base(&state.config, &extensions, &headers);
     if let Some(token) = parameter(query.as_deref(), "token") {
         return Ok(match state.token.is(token.trim()) {
-            true => let_in(token.trim()),
+            true => let_in(token.trim(), base.starts_with("https:")),
             false => door(true),
         });
     }
@@ -76,7 +79,7 @@ async fn page(
         return Ok(door(false));
     }
     let part = parameter(query.as_deref(), "part");
-    let html = render(&state, &origin(&headers), part.as_deref() == Some("fleet")).await?;
+    let html = render(&state, &base, part.as_deref() == Some("fleet")).await?;
     Ok(html_response(StatusCode::OK, html))
 }
 
@@ -125,8 +128,10 @@ async fn render(state: &AppState, origin: &str, only_fleet: bool) -> Result<Stri
 
 /// Puts the token into a cookie that no script can read and no other site can make a browser
 /// send, and takes it out of the address.
-fn let_in(token: &str) -> Response {
-    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000");
+fn let_in(token: &str, only_https: bool) -> Response {
+    let secure = if only_https { "; Secure" } else { "" };
+    let cookie =
+        format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000{secure}");
     let Ok(cookie) = HeaderValue::from_str(&cookie) else {
         return door(true);
     };
@@ -169,18 +174,6 @@ async fn asset(Path(name): Path<String>) -> Result<Response, Refusal> {
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
     ];
     Ok((headers, asset.body).into_response())
-}
-
-/// The address that the browser used, for commands to copy.
-fn origin(headers: &HeaderMap) -> String {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|value| value.to_str().ok());
-    let plain = |host: &&str| {
-        host.bytes()
-            .all(|c| c.is_ascii_alphanumeric() || b".-:[]".contains(&c))
-    };
-    format!("http://{}", host.filter(plain).unwrap_or("127.0.0.1:8080"))
 }
 
 fn parameter(query: Option<&str>, name: &str) -> Option<String> {

@@ -5,6 +5,9 @@ mod keys;
 mod support;
 
 mod attacks_signing;
+#[cfg(feature = "acme")]
+mod acme;
+mod attacks_transport;
 mod auth;
 mod bad_input;
 mod blobs;
@@ -24,4 +27,5 @@ mod seed_bench;
 mod seed_contract;
 mod signed;
 mod start;
+mod tls;
 mod web;

@@ -130,6 +130,31 @@ impl Server {
         }
     }
 
+    /// A server on SQLite with some of its settings changed.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().to_owned();
+        let mut config = config(&data, &Setup::default());
+        change(&mut config);
+        let scheme = if config.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let clock = Clock::manual(NOON);
+        let running = start(config, clock.clone()).await;
+        let running = running.unwrap_or_else(|error| panic!("{error}"));
+        Self {
+            base: format!("{scheme}://{}", running.addr),
+            http: http(),
+            running,
+            clock,
+            data,
+            db: None,
+            folder: Some(folder),
+        }
+    }
+
     pub async fn lab() -> Self {
         let setup = Setup {
             lab: true,
