@@ -8,6 +8,7 @@ mod image;
 mod otadata;
 mod partition;
 mod range;
+mod secure_boot;
 mod seed_chunk;
 
 pub use check_in::check_in;
@@ -16,6 +17,7 @@ pub use image::app_image;
 pub use otadata::otadata;
 pub use partition::partition_table;
 pub use range::range_header;
+pub use secure_boot::secure_boot;
 pub use seed_chunk::seed_chunk;
 
 /// Every target with some inputs that reach deep.
@@ -25,6 +27,7 @@ pub const TARGETS: &[(&str, fn(&[u8]), fn() -> Vec<Vec<u8>>)] = &[
     ("partition_table", partition_table, partition::seeds),
     ("otadata", otadata, otadata::seeds),
     ("range_header", range_header, range::seeds),
+    ("secure_boot", secure_boot, secure_boot::seeds),
     ("seed_chunk", seed_chunk, seed_chunk::seeds),
     ("check_in", check_in, check_in::seeds),
 ];

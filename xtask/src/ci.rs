@@ -178,11 +178,12 @@ fn doc() -> Result<()> {
     run(doc.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The image crate agrees with Espressif's own tool, on images made here and on real ones.
+/// The image crate agrees with Espressif's own tools, on images made here and on real ones, and on
+/// the secure boot signatures that espsecure makes.
 fn esptool() -> Result<()> {
     let corpus = corpus::fetch()?;
     let esptool = tools::esptool()?;
-    let mut test = cargo("test --workspace --locked --test esptool");
+    let mut test = cargo("test --workspace --locked --test esptool --test espsecure");
     run(test.env("FOTA_ESPTOOL", esptool).env("FOTA_CORPUS", corpus))
 }
 

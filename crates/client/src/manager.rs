@@ -1,10 +1,13 @@
 //! The manager API: one method per endpoint.
 
 use bytes::Bytes;
-use fota_proto::manager::{
-    Device, Event, FleetSummary, Group, GroupDevices, GroupRequest, Page, Preview, ReasonBody,
-    Release, ReleaseUpload, RollbackAccepted, RollbackRequest, Rollout, RolloutDetail,
-    RolloutRequest, ServerInfo,
+use fota_proto::{
+    Sha256,
+    manager::{
+        Device, Event, FleetSummary, Group, GroupDevices, GroupRequest, Page, Preview,
+        ProductSecureBoot, ReasonBody, Release, ReleaseUpload, RollbackAccepted, RollbackRequest,
+        Rollout, RolloutDetail, RolloutRequest, SecureBootKeys, ServerInfo,
+    },
 };
 use futures_util::stream;
 use reqwest::{Method, RequestBuilder, header};
@@ -242,6 +245,22 @@ impl Client {
         self.post("/api/v1/rollbacks", request).await
     }
 
+    /// Which secure boot keys a product's images must be signed with.
+    pub async fn secure_boot(&self, product: &str) -> Result<ProductSecureBoot> {
+        self.fetch(&secure_boot_path(product)).await
+    }
+
+    /// Sets them; empty asks for nothing any more.
+    pub async fn set_secure_boot(
+        &self,
+        product: &str,
+        digests: Vec<Sha256>,
+    ) -> Result<ProductSecureBoot> {
+        let path = secure_boot_path(product);
+        let request = self.request(Method::PUT, &path).timeout(REQUEST_TIMEOUT);
+        self.answer(request.json(&SecureBootKeys { digests })).await
+    }
+
     /// One page of the history, oldest first.
     pub async fn events(&self, filter: &EventFilter) -> Result<Page<Event>> {
         let request = self.request(Method::GET, "/api/v1/events").query(filter);
@@ -292,6 +311,10 @@ impl Client {
             .map_err(|error| Error::unreachable(&url, &error))?;
         serde_json::from_slice(&body).map_err(|error| Error::protocol(&url, error))
     }
+}
+
+fn secure_boot_path(product: &str) -> String {
+    format!("/api/v1/products/{}/secure-boot", segment(product))
 }
 
 fn because(reason: &str) -> ReasonBody {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use fota_proto::Sha256;
 
 use crate::{bench, demo, sim, text::parse_duration, tls::TlsArgs};
 
@@ -364,6 +365,18 @@ pub enum ProductCommand {
         #[arg(long)]
         require: bool,
     },
+    /// Which secure boot keys its images must be signed with; shows them without an option
+    SecureBoot {
+        /// Product: the project name of its images
+        name: String,
+        /// Take only images signed by this key: the SHA-256 that `espsecure
+        /// digest-sbv2-public-key` writes; repeat it for several keys, one of which will do
+        #[arg(long, value_name = "HEX", conflicts_with = "off")]
+        digest: Vec<Sha256>,
+        /// Take images without a signature again
+        #[arg(long)]
+        off: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -523,6 +536,10 @@ pub enum ImageCommand {
     Check {
         /// Image
         file: PathBuf,
+        /// Refuse it unless this secure boot key has signed it: the SHA-256 that `espsecure
+        /// digest-sbv2-public-key` writes; repeat it for several keys, one of which will do
+        #[arg(long, value_name = "HEX")]
+        secure_boot_key_digest: Vec<Sha256>,
     },
     /// What differs between two images, and what an update from one to the other costs
     Diff {

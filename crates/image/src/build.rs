@@ -1,6 +1,9 @@
 //! Makes app images of a wanted chip, version, size and content, for tests, the simulator and
 //! demos. They are valid for `esptool image-info` and for the bootloader; their code is noise.
 
+#[cfg(feature = "secure-boot")]
+mod sign;
+
 extern crate std;
 use std::string::{String, ToString};
 use std::vec::Vec;
@@ -12,6 +15,9 @@ use crate::app::{
     IMAGE_BYTES_MAX, MAGIC, SEGMENT_HEADER_BYTES,
 };
 use crate::bytes::{Grouped, Text};
+
+#[cfg(feature = "secure-boot")]
+pub use sign::SigningKey;
 
 /// Where the bytes given to [`ImageBuilder::content`] begin in the image: behind the description.
 pub const CONTENT_OFFSET: u32 = (DESC_OFFSET + DESC_BYTES) as u32;

@@ -8,7 +8,7 @@
 //!
 //! Main path: [`app::check`] reads an image from any [`app::Source`] and answers with an
 //! [`app::Image`] or with the reason why a chip would refuse it. [`partition::Layout::read`] finds
-//! the slots, [`otadata`] says which of them boots. [`build`] (feature `build`) makes images that
+//! the slots, [`otadata`] says which of them boots. [`secure_boot`] reads Espressif's signatures. [`build`] (feature `build`) makes images that
 //! `esptool image-info` accepts.
 #![no_std]
 #![warn(missing_docs)]
@@ -22,5 +22,6 @@ pub mod build;
 mod bytes;
 pub mod otadata;
 pub mod partition;
+pub mod secure_boot;
 
 pub use bytes::{Grouped, Text};

@@ -374,6 +374,26 @@ pub struct ReasonBody {
     pub reason: String,
 }
 
+/// Which secure boot keys the images of a product must be signed with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProductSecureBoot {
+    /// Project name of the images.
+    pub product: String,
+    /// SHA-256 of the public keys as `espsecure digest-sbv2-public-key` tells them; one of them
+    /// must have signed. Empty: nothing is asked.
+    #[schema(value_type = Vec<String>)]
+    pub digests: Vec<Sha256>,
+}
+
+/// Body of `PUT /api/v1/products/{name}/secure-boot`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecureBootKeys {
+    /// The key digests; empty asks for nothing any more.
+    #[schema(value_type = Vec<String>)]
+    pub digests: Vec<Sha256>,
+}
+
 /// A group and its size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Group {

@@ -1,13 +1,16 @@
 //! `fota image inspect|check|diff`: what a file says about itself and whether a chip would boot it.
 //! Nothing is asked of a server.
 
-use fota_image::app::{Image, Signature};
+use fota_image::{
+    app::{Image, Signature},
+    secure_boot::{self, Scheme, SectorError, VerifyError},
+};
 use fota_proto::Sha256;
 use serde_json::{Value, json};
 
 use crate::{
     args::ImageCommand,
-    failure::Result,
+    failure::{Failure, Result},
     firmware::Firmware,
     output::{Mark, Output},
     text::{self, Grouped},
@@ -16,8 +19,11 @@ use crate::{
 pub fn run(out: &Output, command: ImageCommand) -> Result {
     match command {
         ImageCommand::Inspect { file } => inspect(out, &Firmware::load(&file)?),
-        ImageCommand::Check { file } => check(out, &Firmware::load(&file)?),
         ImageCommand::Diff { old, new } => super::delta::diff(out, &old, &new),
+        ImageCommand::Check {
+            file,
+            secure_boot_key_digest,
+        } => check(out, &Firmware::load(&file)?, &secure_boot_key_digest),
     }
 }
 
@@ -28,8 +34,11 @@ fn inspect(out: &Output, firmware: &Firmware) -> Result {
     Ok(())
 }
 
-fn check(out: &Output, firmware: &Firmware) -> Result {
+fn check(out: &Output, firmware: &Firmware, keys: &[Sha256]) -> Result {
     let image = firmware.accepted()?;
+    if !keys.is_empty() {
+        require_key(firmware, image, keys)?;
+    }
     let path = firmware.path.display();
     out.verdict(Mark::Good, &format!("{path}: {}", summary(firmware, image)));
     out.document("fota.image/1", &document(firmware, image));
@@ -74,12 +83,79 @@ fn revisions(image: &Image) -> String {
     }
 }
 
-fn signature(image: &Image) -> &'static str {
-    match image.signature {
-        None => "none",
-        Some(Signature::SecureBootV1) => "secure boot v1 (not checked here)",
-        Some(Signature::SecureBootV2) => "secure boot v2 (not checked here)",
+/// One block of a secure boot v2 signature sector, judged.
+struct Signed {
+    scheme: Scheme,
+    key: Sha256,
+    verdict: std::result::Result<(), VerifyError>,
+}
+
+/// The blocks of an image with a secure boot v2 sector; none where it has no such sector.
+fn signatures(firmware: &Firmware, image: &Image) -> std::result::Result<Vec<Signed>, SectorError> {
+    let is_v2 = image.signature == Some(Signature::SecureBootV2);
+    let parts = secure_boot::split(&firmware.bytes, image.image_bytes).filter(|_| is_v2);
+    let Some((signed, sector)) = parts else {
+        return Ok(Vec::new());
+    };
+    let judged = |block: &secure_boot::Block| Signed {
+        scheme: block.scheme(),
+        key: Sha256(block.key_digest()),
+        verdict: block.verify(signed),
+    };
+    Ok(secure_boot::parse(sector)?.iter().map(judged).collect())
+}
+
+/// Refuses an image that none of `keys` has signed.
+fn require_key(firmware: &Firmware, image: &Image, keys: &[Sha256]) -> Result {
+    let path = firmware.path.display();
+    let refused = |why: String| {
+        let message = format!("{path}: {why}");
+        Err(Failure::refused("secure_boot_signature", message))
+    };
+    let all = match signatures(firmware, image) {
+        Ok(all) => all,
+        Err(error) => return refused(error.to_string()),
+    };
+    let is_good = |it: &Signed| it.verdict.is_ok() && keys.contains(&it.key);
+    if all.iter().any(is_good) {
+        return Ok(());
     }
+    let wanted: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    let wanted = wanted.join(" or ");
+    match all.is_empty() {
+        true => refused(format!(
+            "no secure boot v2 signature; one by {wanted} is wanted: sign it with `espsecure \
+             sign-data --version 2`"
+        )),
+        false => {
+            let found: Vec<String> = all.iter().map(told).collect();
+            refused(format!(
+                "signed by {}; wanted is {wanted}",
+                found.join(", ")
+            ))
+        }
+    }
+}
+
+/// `RSA-3072, key 12ab…, valid`
+fn told(signed: &Signed) -> String {
+    let verdict = match signed.verdict {
+        Ok(()) => "valid".to_owned(),
+        Err(error) => format!("NOT valid: {error}"),
+    };
+    format!("{}, key {}, {verdict}", signed.scheme, signed.key)
+}
+
+fn signature_facts(firmware: &Firmware, image: &Image) -> Vec<(&'static str, String)> {
+    let text = match image.signature {
+        None => "none".to_owned(),
+        Some(Signature::SecureBootV1) => "secure boot v1 (not checked here)".to_owned(),
+        Some(Signature::SecureBootV2) => match signatures(firmware, image) {
+            Err(error) => format!("secure boot v2, unreadable: {error}"),
+            Ok(all) => return all.iter().map(|it| ("signature", told(it))).collect(),
+        },
+    };
+    vec![("signature", text)]
 }
 
 fn facts(firmware: &Firmware, image: &Image) -> Vec<(&'static str, String)> {
@@ -91,7 +167,7 @@ fn facts(firmware: &Firmware, image: &Image) -> Vec<(&'static str, String)> {
     } else {
         "not appended"
     };
-    vec![
+    let mut facts = vec![
         ("file", firmware.path.display().to_string()),
         (
             "project",
@@ -138,8 +214,9 @@ fn facts(firmware: &Firmware, image: &Image) -> Vec<(&'static str, String)> {
         ),
         ("entry", format!("{:#010x}", image.header.entry)),
         ("segments", image.segments.len().to_string()),
-        ("signature", signature(image).to_owned()),
-    ]
+    ];
+    facts.extend(signature_facts(firmware, image));
+    facts
 }
 
 fn document(firmware: &Firmware, image: &Image) -> Value {
@@ -148,6 +225,15 @@ fn document(firmware: &Firmware, image: &Image) -> Value {
         .segments
         .iter()
         .map(|it| json!({"address": it.load_addr, "bytes": it.len, "offset": it.file_offset}))
+        .collect();
+    let signatures = signatures(firmware, image).unwrap_or_default();
+    let signatures: Vec<Value> = signatures
+        .iter()
+        .map(|it| {
+            let reason = it.verdict.err().map(|error| error.to_string());
+            json!({"scheme": it.scheme.to_string(), "key_digest": it.key,
+                   "valid": reason.is_none(), "reason": reason})
+        })
         .collect();
     json!({
         "file": firmware.path.display().to_string(),
@@ -168,5 +254,6 @@ fn document(firmware: &Firmware, image: &Image) -> Value {
         "segments": segments,
         "trailing_bytes": image.trailing_bytes,
         "signed": image.signature.is_some(),
+        "signatures": signatures,
     })
 }

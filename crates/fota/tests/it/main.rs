@@ -8,5 +8,6 @@ mod manager;
 #[cfg(unix)]
 mod menu;
 mod offline;
+mod secure_boot;
 mod serve;
 mod tls;

@@ -69,6 +69,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/products/{name}/signing"),
     ("PUT", "/api/v1/products/{name}/signing"),
     ("GET", "/api/v1/log"),
+    ("GET", "/api/v1/products/{name}/secure-boot"),
+    ("PUT", "/api/v1/products/{name}/secure-boot"),
     ("GET", "/api/v1/events"),
     ("GET", "/api/v1/events/stream"),
 ];
@@ -151,6 +153,10 @@ fn manager() -> Router<AppState> {
             get(products::signing).put(products::set_signing),
         )
         .route("/api/v1/log", get(log::list))
+        .route(
+            "/api/v1/products/{name}/secure-boot",
+            get(products::secure_boot).put(products::set_secure_boot),
+        )
         .route("/api/v1/events", get(events::list))
         .route("/api/v1/events/stream", get(events::stream))
 }

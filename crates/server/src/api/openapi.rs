@@ -26,6 +26,7 @@ use super::{
         roots::add, roots::list, roots::current, roots::download,
         products::signing, products::set_signing,
         log::head, log::proof, log::consistency, log::list,
+        products::secure_boot, products::set_secure_boot,
         rollbacks::request, events::list, events::stream,
     ),
     modifiers(&Token, &UniqueNames),

@@ -1,7 +1,7 @@
 use axum::{Json as JsonReply, extract::State};
 use fota_proto::{
     limits::PROJECT_BYTES_MAX,
-    manager::{Problem, ProductSigning, ProductSigningRequest},
+    manager::{Problem, ProductSecureBoot, ProductSigning, ProductSigningRequest, SecureBootKeys},
 };
 
 use super::{
@@ -9,6 +9,10 @@ use super::{
     problem::Refusal,
 };
 use crate::{AppState, domain::model::NewEvent, service::commit};
+
+/// Secure boot keys of one product: a chip trusts three, and a product is built for several chips at
+/// most.
+const KEYS_MAX: usize = 16;
 
 /// Whether unsigned images of a product are taken.
 #[utoipa::path(get, path = "/api/v1/products/{name}/signing", tag = "products",
@@ -52,6 +56,55 @@ pub async fn set_signing(
         commit(&state, tx, &[event], false).await?;
     }
     Ok(JsonReply(ProductSigning { name, unsigned }))
+}
+
+/// Which secure boot keys a product's images must be signed with.
+#[utoipa::path(get, path = "/api/v1/products/{name}/secure-boot", tag = "products",
+    params(("name" = String, Path, description = "Project name of the images")),
+    responses((status = 200, body = ProductSecureBoot)))]
+pub async fn secure_boot(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+) -> Result<JsonReply<ProductSecureBoot>, Refusal> {
+    check(&name)?;
+    let product = name;
+    let mut tx = state.store.read().await?;
+    let digests = tx.secure_boot_keys(&product).await?;
+    Ok(JsonReply(ProductSecureBoot { product, digests }))
+}
+
+/// Sets them: from now on an upload that none of them has signed is refused.
+#[utoipa::path(put, path = "/api/v1/products/{name}/secure-boot", tag = "products",
+    params(("name" = String, Path, description = "Project name of the images")),
+    request_body = SecureBootKeys,
+    responses((status = 200, body = ProductSecureBoot), (status = 400, body = Problem)))]
+pub async fn set_secure_boot(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    Json(body): Json<SecureBootKeys>,
+) -> Result<JsonReply<ProductSecureBoot>, Refusal> {
+    check(&name)?;
+    let product = name;
+    let count = body.digests.len();
+    if count > KEYS_MAX {
+        let detail = format!("digests names {count} keys; at most {KEYS_MAX} are taken");
+        return Err(Refusal::field("digests", detail));
+    }
+    let mut tx = state.store.write().await?;
+    tx.set_secure_boot_keys(&product, &body.digests).await?;
+    let digests = tx.secure_boot_keys(&product).await?;
+    let names: Vec<String> = digests.iter().map(ToString::to_string).collect();
+    let event = NewEvent {
+        kind: "product.secure_boot".to_owned(),
+        actor: "operator",
+        text: match names.is_empty() {
+            true => format!("{product}: no key is asked for"),
+            false => format!("{product}: signed by {}", names.join(" or ")),
+        },
+        ..NewEvent::default()
+    };
+    commit(&state, tx, &[event], false).await?;
+    Ok(JsonReply(ProductSecureBoot { product, digests }))
 }
 
 fn check(name: &str) -> Result<(), Refusal> {

@@ -7,6 +7,7 @@ pub mod releases;
 pub mod rollbacks;
 pub mod rollouts;
 pub mod roots;
+pub mod secure_boot;
 pub mod signed;
 pub mod view;
 

@@ -13,7 +13,7 @@ use fota_proto::{
     signed::bundle::Bundle,
 };
 
-use super::{commit, signed};
+use super::{commit, secure_boot, signed};
 use crate::{
     AppState,
     api::problem::Refusal,
@@ -64,6 +64,7 @@ pub async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, bool)
         )
     })??;
     let new = &judged.release;
+    secure_boot::require(state, new, &bytes).await?;
     let known = find_known(state, &mut state.store.read().await?, new).await?;
     if let Some(Known::Same(same)) = known {
         return Ok((same, false));

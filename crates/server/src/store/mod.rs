@@ -11,6 +11,7 @@ mod devices;
 mod events;
 mod groups;
 mod plan;
+mod products;
 mod releases;
 mod rollbacks;
 mod rollouts;

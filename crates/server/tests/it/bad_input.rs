@@ -186,10 +186,37 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "groups" => bad_groups(method, path),
         "rollouts" => bad_rollout_calls(method, path),
         "rollbacks" => Some(bad_rollbacks(path)),
+        "products" => bad_products(method),
         "events" => bad_events(path),
         "roots" | "products" | "log" => bad_signing(method, path),
         _ => bad_others(path),
     }
+}
+
+fn bad_products(method: &str) -> Option<Vec<Bad>> {
+    let of = |name: &str| format!("/api/v1/products/{name}/secure-boot");
+    let long = "x".repeat(33);
+    let names = ["%00", "a%0Ab", long.as_str()];
+    if method == "GET" {
+        let mut all: Vec<Bad> = names.map(|name| Bad::path(&of(name), 400, "name")).into();
+        all.push(Bad::path(&of("%FF"), 400, "path"));
+        return Some(all);
+    }
+    let digest = "ab".repeat(32);
+    let good = json!({"digests": [digest]});
+    let mut all = any_json(&of("thermostat"));
+    all.extend(names.map(|name| Bad::json(&of(name), good.clone(), 400, "name")));
+    let with = |digests: Value, field| {
+        Bad::json(&of("thermostat"), json!({"digests": digests}), 400, field)
+    };
+    all.extend([
+        with(json!("ab"), "digests"),
+        with(json!(["ab"]), "digests[0]"),
+        with(json!([5]), "digests[0]"),
+        with(json!(vec![digest; 17]), "digests"),
+        Bad::json(&of("thermostat"), json!({}), 400, "digests"),
+    ]);
+    Some(all)
 }
 
 fn bad_others(path: &str) -> Option<Vec<Bad>> {

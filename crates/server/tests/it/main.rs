@@ -4,9 +4,9 @@
 mod keys;
 mod support;
 
-mod attacks_signing;
 #[cfg(feature = "acme")]
 mod acme;
+mod attacks_signing;
 mod attacks_transport;
 mod auth;
 mod bad_input;
@@ -18,6 +18,7 @@ mod events;
 mod groups;
 mod log;
 mod openapi;
+mod products;
 mod releases;
 mod rollbacks;
 mod rollouts;
