@@ -62,8 +62,8 @@ pub struct TlsArgs {
     /// Which headers the trusted proxies set; the other kind is never believed
     #[arg(long, value_enum, value_name = "KIND", default_value_t)]
     pub proxy_header: Header,
-    /// Address that the outside knows this server under, e.g. https://fota.example
-    #[arg(long, value_name = "URL")]
+    /// Address that the outside knows this server under
+    #[arg(long, value_name = "https://…")]
     pub public_url: Option<String>,
     /// Connections that one address may have at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

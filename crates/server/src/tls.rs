@@ -6,7 +6,7 @@
 //! new one. Files that are no pair are named in the log, and the old pair stays.
 //!
 //! Main path: [`Tls::load`] at start, [`Tls::server_config`] for each connection,
-//! [`Tls::reload`] at SIGHUP and, through [`Tls::watch`], when a file has changed.
+//! [`Tls::reload`] at SIGHUP and, through `Tls::watch`, when a file has changed.
 
 #[cfg(feature = "acme")]
 pub mod acme;
@@ -166,7 +166,7 @@ impl Tls {
     pub fn reload(&self) -> Result<bool, TlsError> {
         let read = files::Files::read(&self.cert, &self.key, self.config.client_ca.as_deref());
         let files = match (read, self.may_be_absent()) {
-            (Err(error), true) if error.is_not_found() => {
+            (Err(error), true) if error.is_not_found_at(&self.cert) => {
                 tracing::debug!(%error, "no certificate yet");
                 return self.install(None, None).map(|()| false);
             }
@@ -214,9 +214,10 @@ impl Tls {
         Ok(())
     }
 
+    /// Whether an authority is yet to issue the first certificate.
     fn may_be_absent(&self) -> bool {
         #[cfg(feature = "acme")]
-        return matches!(self.config.source, Source::Acme(_));
+        return matches!(self.config.source, Source::Acme(_)) && self.fingerprint().is_none();
         #[cfg(not(feature = "acme"))]
         false
     }

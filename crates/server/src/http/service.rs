@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll},
 };
@@ -26,17 +26,33 @@ pub(super) struct Peer {
     pub identity: Option<PeerIdentity>,
 }
 
-/// Whether a connection waits for the head of a request, or has one that it answers.
+/// Whether a connection waits for the head of a request, or has one that it answers; and how many
+/// requests it had, so that one which came and went between two looks is noticed.
 #[derive(Clone, Default)]
-pub(super) struct Phase(Arc<AtomicBool>);
+pub(super) struct Phase(Arc<AtomicU32>);
 
 impl Phase {
-    pub fn is_head_awaited(&self) -> bool {
-        !self.0.load(Ordering::Relaxed)
+    /// The lowest bit; the count of requests is above it.
+    const BUSY: u32 = 1;
+
+    /// A number that differs for each request and each wait.
+    pub fn now(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
     }
 
-    fn set_busy(&self, busy: bool) {
-        self.0.store(busy, Ordering::Relaxed);
+    pub fn is_head_awaited(now: u32) -> bool {
+        now & Self::BUSY == 0
+    }
+
+    /// Only one request of a connection is under way, so nothing comes between load and store.
+    fn begin(&self) {
+        let count = self.now() >> 1;
+        let next = count.wrapping_add(1) << 1;
+        self.0.store(next | Self::BUSY, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.0.fetch_and(!Self::BUSY, Ordering::Relaxed);
     }
 }
 
@@ -86,7 +102,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        self.phase.set_busy(true);
+        self.phase.begin();
         let phase = self.phase.clone();
         let tls = self.front.tls.as_ref().filter(|_| self.peer.is_tls);
         let hsts = tls.is_some_and(|tls| tls.is_for_browsers());
@@ -131,6 +147,6 @@ impl http_body::Body for Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.phase.set_busy(false);
+        self.phase.end();
     }
 }

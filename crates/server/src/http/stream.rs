@@ -20,6 +20,8 @@ use super::{Limits, service::Phase};
 pub(super) struct Guarded<S> {
     stream: S,
     phase: Phase,
+    /// The phase that `head` belongs to.
+    seen: u32,
     limits: Limits,
     head: Deadline,
     write: Deadline,
@@ -53,6 +55,7 @@ impl<S> Guarded<S> {
         head.arm(limits.head);
         Self {
             stream,
+            seen: phase.now(),
             phase,
             limits,
             head,
@@ -91,8 +94,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         let before = buf.filled().len();
         let this = &mut *self;
         let poll = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if !this.phase.is_head_awaited() {
+        let now = this.phase.now();
+        if now != this.seen {
+            this.seen = now;
             this.head.disarm();
+        }
+        if !Phase::is_head_awaited(now) {
             return poll;
         }
         if poll.is_ready() && buf.filled().len() > before {

@@ -67,8 +67,9 @@ impl TlsError {
         }
     }
 
-    pub(super) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    pub(super) fn is_not_found_at(&self, file: &Path) -> bool {
+        matches!(self, Self::Io { path, error }
+            if path == file && error.kind() == io::ErrorKind::NotFound)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{Request, State},
-    http::{Extensions, StatusCode},
+    http::{Extensions, HeaderValue, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -59,10 +59,10 @@ pub(crate) fn refuse_other_device(extensions: &Extensions, device: &str) -> Resu
 }
 
 /// For the routes of devices: where `--require-client-cert` is given, only devices with a verified
-/// certificate get through; and a `Device-ID` must be the certificate's.
+/// certificate get through; and the `Device-ID` of a request with one is the certificate's.
 pub async fn require_client_certificate(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let tls = state.config.tls.as_ref();
@@ -79,8 +79,12 @@ pub async fn require_client_certificate(
         let id = String::from_utf8_lossy(id.as_bytes());
         refuse_other_device(extensions, id.trim()).err()
     });
-    match refused {
-        Some(refusal) => refusal.into_response(),
-        None => next.run(request).await,
+    if let Some(refusal) = refused {
+        return refusal.into_response();
     }
+    let own = extensions.get::<PeerIdentity>();
+    if let Some(own) = own.and_then(|own| HeaderValue::from_str(&own.0).ok()) {
+        request.headers_mut().insert("device-id", own);
+    }
+    next.run(request).await
 }
