@@ -64,7 +64,7 @@ pub async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, bool)
         )
     })??;
     let new = &judged.release;
-    secure_boot::require(state, new, &bytes).await?;
+    secure_boot::require(state, new, &judged.image).await?;
     let known = find_known(state, &mut state.store.read().await?, new).await?;
     if let Some(Known::Same(same)) = known {
         return Ok((same, false));

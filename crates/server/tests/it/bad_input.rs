@@ -186,7 +186,7 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "groups" => bad_groups(method, path),
         "rollouts" => bad_rollout_calls(method, path),
         "rollbacks" => Some(bad_rollbacks(path)),
-        "products" => bad_products(method),
+        "products" if path.ends_with("secure-boot") => bad_products(method),
         "events" => bad_events(path),
         "roots" | "products" | "log" => bad_signing(method, path),
         _ => bad_others(path),
