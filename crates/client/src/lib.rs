@@ -12,6 +12,7 @@
 mod device;
 mod events;
 mod manager;
+mod roots;
 mod signing;
 mod tls;
 
@@ -21,6 +22,7 @@ pub use device::{Blob, DeviceClient};
 pub use events::{EventStream, Incoming};
 pub use fota_proto::manager::Problem;
 pub use manager::{DeviceFilter, Download, EventFilter};
+pub use roots::ServerSigning;
 pub use signing::Object;
 pub use tls::{Inspection, inspect};
 

@@ -7,11 +7,16 @@ use fota_proto::Sha256;
 
 use crate::{bench, demo, sim, text::parse_duration, tls::TlsArgs};
 
+mod keys;
+
+pub use keys::*;
+
 const AFTER_HELP: &str = "\
 Exit codes: 0 done · 1 error · 2 usage, or a question nobody can answer · 3 update not
 successful · 4 login · 5 timed out waiting · 6 not found · 7 refused · 8 server unreachable
 · 130 interrupted (the work goes on).
-Environment: FOTA_SERVER FOTA_TOKEN FOTA_CA FOTA_JSON FOTA_LEGACY_PSK NO_COLOR CLICOLOR_FORCE CI";
+Environment: FOTA_SERVER FOTA_TOKEN FOTA_CA FOTA_JSON FOTA_KEYS FOTA_KEY_PASSPHRASE FOTA_LEGACY_PSK
+NO_COLOR CLICOLOR_FORCE CI";
 
 /// Self-hosted firmware updates over the air for ESP32.
 #[derive(Debug, Parser)]
@@ -114,6 +119,9 @@ pub enum Command {
     /// The release log, which must be the same for everybody
     #[command(subcommand)]
     Log(LogCommand),
+    /// Keys and roots, offline
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Devices
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -196,7 +204,7 @@ pub struct MenuArgs {
 /// A firmware file and what to say about it.
 #[derive(Clone, Debug, Default, Args)]
 pub struct UploadArgs {
-    /// Image (.bin); left out: fota.toml, .pio/build, build/flasher_args.json
+    /// Image (.bin) or signed bundle (.fota); left out: fota.toml, .pio/build, build/flasher_args.json
     pub file: Option<PathBuf>,
     /// Version you expect; refused where the image says another
     #[arg(long, value_name = "V")]
@@ -229,7 +237,7 @@ pub struct RolloutOptions {
 
 #[derive(Clone, Debug, Args)]
 pub struct UpdateArgs {
-    /// Image file, or the version of a release that is on the server
+    /// Image file, signed bundle, or the version of a release that is on the server
     pub what: Option<String>,
     /// Targets: all, group:NAME or device ids
     #[arg(long, value_name = "TARGET", num_args = 1.., required = true, value_delimiter = ',')]
@@ -303,11 +311,25 @@ pub enum ReleaseCommand {
     List,
     /// One release
     Show {
-        /// Version or number
+        /// Version or number; or a bundle (.fota), which needs no server
         release: String,
+        #[command(flatten)]
+        folder: KeyFolder,
     },
     /// Upload firmware
     Upload(UploadArgs),
+    /// Check and sign an image, offline: makes a bundle to upload
+    Sign(Box<SignArgs>),
+    /// Whether a bundle is signed by the release keys of a root, offline
+    Verify {
+        /// Bundle (.fota)
+        file: PathBuf,
+        /// Root [default: the newest in the key folder]
+        #[arg(long, value_name = "FILE")]
+        root: Option<PathBuf>,
+        #[command(flatten)]
+        folder: KeyFolder,
+    },
     /// Withdraw a release: it is never offered again
     Yank {
         /// Version or number

@@ -1,5 +1,6 @@
 //! One file per verb or noun of the command line.
 
+pub mod bundle;
 pub mod completions;
 pub mod config;
 pub mod delta;
@@ -8,12 +9,14 @@ pub mod doctor;
 pub mod event;
 pub mod group;
 pub mod image;
+pub mod key;
 pub mod log;
 pub mod login;
 pub mod product;
 pub mod release;
 pub mod rollback;
 pub mod rollout;
+pub mod root;
 pub mod serve;
 pub mod update;
 pub mod upload;

@@ -72,8 +72,9 @@ fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     })
 }
 
+/// Fails where anybody but its owner may read a secret file.
 #[cfg(unix)]
-fn refuse_if_others_may_read(path: &Path) -> Result {
+pub fn refuse_if_others_may_read(path: &Path) -> Result {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(path).map_or(0, |data| data.permissions().mode());
     if mode & 0o077 == 0 {
@@ -87,13 +88,14 @@ fn refuse_if_others_may_read(path: &Path) -> Result {
     Err(Failure::new(Exit::Login, "credentials_open", message).hint(format!("chmod 600 {path}")))
 }
 
+/// Fails where anybody but its owner may read a secret file.
 #[cfg(not(unix))]
-fn refuse_if_others_may_read(_path: &Path) -> Result {
+pub fn refuse_if_others_may_read(_path: &Path) -> Result {
     Ok(())
 }
 
-/// Writes beside and renames, so that a token is never in a half-written or a readable file.
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+/// Writes beside and renames, so that a secret is never in a half-written or a readable file.
+pub fn write_private(path: &Path, content: impl AsRef<[u8]>) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let beside = path.with_extension(format!("tmp{}", std::process::id()));
@@ -102,7 +104,7 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let written = options.open(&beside).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
+        file.write_all(content.as_ref())?;
         file.sync_all()
     });
     let renamed = written.and_then(|()| std::fs::rename(&beside, path));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fota_image::app::{self, Image, ImageError};
-use fota_proto::{Sha256, limits::IMAGE_BYTES_MAX};
+use fota_proto::{Sha256, limits::IMAGE_BYTES_MAX, signed::bundle::Bundle};
 use sha2::Digest;
 
 use crate::{
@@ -18,10 +18,15 @@ const ELF_CANDIDATES_MAX: usize = 200;
 /// Bytes that may follow an image in its file (padding, signature) on top of the largest image.
 const FILE_BYTES_MAX: u64 = IMAGE_BYTES_MAX + 64 * 1024;
 
-/// A firmware file in memory and what the check says of it.
+/// A firmware file in memory and what the check says of it: an image, or a bundle of an image and
+/// its signed release.
 pub struct Firmware {
     pub path: PathBuf,
+    /// The whole file.
     pub bytes: Bytes,
+    /// The signed release, where it is a bundle.
+    pub release: Option<Bytes>,
+    /// Of the image.
     pub sha256: Sha256,
     pub image: std::result::Result<Image, ImageError>,
 }
@@ -42,13 +47,29 @@ impl Firmware {
             return Err(Failure::refused("image_invalid", message));
         }
         let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
-        let sha256 = Sha256(sha2::Sha256::digest(&bytes).into());
+        let bytes = Bytes::from(bytes);
+        let (release, image) = match Bundle::looks_like(&bytes) {
+            false => (None, bytes.clone()),
+            true => {
+                let bundle = Bundle::parse(&bytes).ok_or_else(|| cut_short(path))?;
+                (
+                    Some(bytes.slice_ref(bundle.release)),
+                    bytes.slice_ref(bundle.image),
+                )
+            }
+        };
         Ok(Self {
             path: path.to_owned(),
-            image: app::check_bytes(&bytes),
-            bytes: bytes.into(),
-            sha256,
+            image: app::check_bytes(&image),
+            sha256: Sha256(sha2::Sha256::digest(&image).into()),
+            release,
+            bytes,
         })
+    }
+
+    /// The image alone.
+    pub fn image_bytes(&self) -> &[u8] {
+        Bundle::parse(&self.bytes).map_or(&self.bytes[..], |bundle| bundle.image)
     }
 
     /// The image, or why no chip would boot it.
@@ -64,6 +85,11 @@ impl Firmware {
         let desc = self.image.as_ref().ok()?.desc?;
         desc.own_version().map(str::to_owned)
     }
+}
+
+fn cut_short(path: &Path) -> Failure {
+    let message = format!("{}: the bundle is cut short or damaged", path.display());
+    Failure::refused("bundle_invalid", message).hint("make it again with `fota release sign`")
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {

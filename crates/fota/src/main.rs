@@ -19,8 +19,10 @@ mod failure;
 mod firmware;
 mod follow;
 mod interrupt;
+mod keys;
 mod menu;
 mod output;
+mod signing;
 mod sim;
 mod text;
 mod tls;
@@ -133,6 +135,7 @@ async fn client_command(context: &Context, command: Command) -> Result {
         Command::Release(command) => cmd::release::run(context, command).await,
         Command::Product(command) => cmd::product::run(context, command).await,
         Command::Log(command) => cmd::log::run(context, command).await,
+        Command::Key(command) => cmd::key::run(context, command).await,
         Command::Device(command) => cmd::device::run(context, command).await,
         Command::Group(command) => cmd::group::run(context, command).await,
         Command::Rollout(command) => cmd::rollout::run(context, command).await,

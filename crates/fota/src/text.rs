@@ -111,6 +111,17 @@ pub fn time(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}")
 }
 
+/// The day of a Unix time in seconds, `2030-12-31`.
+pub fn day(seconds: u64) -> String {
+    let days = i64::try_from(seconds / 86_400).unwrap_or(i64::MAX / 2);
+    // Further than any calendar; the number says more than a date would.
+    if days > 3_652_058 {
+        return format!("{seconds} s");
+    }
+    let (year, month, day) = date(days);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 /// Gregorian date of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`).
 fn date(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
@@ -123,6 +134,25 @@ fn date(days: i64) -> (i64, i64, i64) {
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// A day as `2030-12-31`, in seconds since the Unix epoch at its start in UTC.
+pub fn parse_time(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no date: write for example 2030-12-31");
+    let mut parts = text.split('-').map(str::parse::<i64>);
+    let (Some(Ok(year)), Some(Ok(month)), Some(Ok(day)), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(wrong());
+    };
+    if !(1970..=9999).contains(&year) {
+        return Err(wrong());
+    }
+    // The day is some days from this; the one whose date it is, is it.
+    let about = (year - 1970) * 146_097 / 400 + (month - 1) * 30 + day;
+    let found = (about - 40..about + 40).find(|days| date(*days) == (year, month, day));
+    let days = found.ok_or_else(wrong)?;
+    u64::try_from(days * 86_400).map_err(|_| wrong())
 }
 
 /// `1 device`, `3 devices`.
@@ -169,6 +199,24 @@ mod tests {
         assert_eq!(time(1_709_164_799_999), "2024-02-28 23:59:59");
         assert_eq!(time(1_709_251_199_000), "2024-02-29 23:59:59");
         assert_eq!(time(-1), "1969-12-31 23:59:59");
+    }
+
+    #[test]
+    fn days_are_read_as_they_are_written() {
+        for day in (0..2_932_896).step_by(97) {
+            let text = &time(day * 86_400_000)[..10];
+            assert_eq!(parse_time(text), Ok(day as u64 * 86_400), "{text}");
+        }
+        for bad in [
+            "",
+            "2030",
+            "2030-02-30",
+            "2030-13-01",
+            "1969-12-31",
+            "2030-01-01-1",
+        ] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

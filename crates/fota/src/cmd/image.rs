@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::ImageCommand,
+    cmd::bundle::Signed,
     failure::{Failure, Result},
     firmware::Firmware,
     output::{Mark, Output},
@@ -30,6 +31,10 @@ pub fn run(out: &Output, command: ImageCommand) -> Result {
 fn inspect(out: &Output, firmware: &Firmware) -> Result {
     let image = firmware.accepted()?;
     out.answer(&text::facts(&facts(firmware, image)));
+    if let Some(release) = &firmware.release {
+        let signed = Signed::parse(release)?;
+        out.answer(&format!("\n{}", text::facts(&signed.facts(None))));
+    }
     out.document("fota.image/1", &document(firmware, image));
     Ok(())
 }
@@ -60,10 +65,14 @@ pub fn summary(firmware: &Firmware, image: &Image) -> String {
         None => "no app description".to_owned(),
     };
     let (bytes, sha256) = (
-        Grouped(firmware.bytes.len() as u64),
+        Grouped(firmware.image_bytes().len() as u64),
         firmware.sha256.short(),
     );
-    format!("{name} · {chip} · {bytes} B · sha256 {sha256}…")
+    let signed = match &firmware.release {
+        Some(_) => " · signed bundle",
+        None => "",
+    };
+    format!("{name} · {chip} · {bytes} B · sha256 {sha256}…{signed}")
 }
 
 fn chip(image: &Image) -> String {
@@ -161,7 +170,7 @@ fn signature_facts(firmware: &Firmware, image: &Image) -> Vec<(&'static str, Str
 fn facts(firmware: &Firmware, image: &Image) -> Vec<(&'static str, String)> {
     let desc = image.desc.as_ref();
     let of = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-    let bytes = firmware.bytes.len() as u64;
+    let bytes = firmware.image_bytes().len() as u64;
     let hash = if image.sha256_appended.is_some() {
         "appended, valid"
     } else {
@@ -237,7 +246,8 @@ fn document(firmware: &Firmware, image: &Image) -> Value {
         .collect();
     json!({
         "file": firmware.path.display().to_string(),
-        "bytes": firmware.bytes.len(),
+        "bytes": firmware.image_bytes().len(),
+        "bundle": firmware.release.is_some(),
         "image_bytes": image.image_bytes,
         "sha256": firmware.sha256,
         "chip": image.header.chip.map(|chip| chip.name()),

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     args::ReleaseCommand,
-    cmd::upload,
+    cmd::{bundle, upload},
     context::Context,
     failure::{Failure, Result},
     output::Mark,
@@ -19,11 +19,19 @@ use crate::{
 pub async fn run(context: &Context, command: ReleaseCommand) -> Result {
     match command {
         ReleaseCommand::List => list(context).await,
-        ReleaseCommand::Show { release } => {
+        ReleaseCommand::Show { release, folder } => {
+            let path = Path::new(&release);
+            if bundle::is_named(path) {
+                return bundle::show(&context.out, path, &folder);
+            }
             show(context, &context.release(&release).await?);
             Ok(())
         }
         ReleaseCommand::Upload(args) => upload::run(context, &args).await,
+        ReleaseCommand::Sign(args) => bundle::sign(context, &args).await,
+        ReleaseCommand::Verify { file, root, folder } => {
+            bundle::verify(&context.out, &file, root, &folder)
+        }
         ReleaseCommand::Yank { release, reason } => yank(context, &release, &reason).await,
         ReleaseCommand::Download {
             release,

@@ -54,7 +54,9 @@ pub async fn run(context: &Context, args: &UpdateArgs) -> Result {
 
 /// `--to` takes every word behind it: a file there was meant as the file.
 fn refuse_file_among_targets(args: &UpdateArgs) -> Result {
-    let is_file = |target: &&String| target.ends_with(".bin") || Path::new(target).is_file();
+    let is_file = |target: &&String| {
+        target.ends_with(".bin") || target.ends_with(".fota") || Path::new(target).is_file()
+    };
     match args.to.iter().find(is_file) {
         Some(file) => Err(Failure::usage(format!("{file} is a file, not a target"))
             .hint("put the file in front: fota update FILE --to TARGET…")),
@@ -74,7 +76,10 @@ async fn obtain(context: &Context, args: &UpdateArgs) -> Result<Release> {
         return upload::send(context, &upload(None)).await;
     };
     let path = Path::new(what);
-    let is_a_path = path.components().count() > 1 || path.extension().is_some_and(|it| it == "bin");
+    let is_a_path = path.components().count() > 1
+        || path
+            .extension()
+            .is_some_and(|it| it == "bin" || it == "fota");
     if path.is_file() || is_a_path {
         return upload::send(context, &upload(Some(path))).await;
     }

@@ -2,16 +2,22 @@
 
 use std::path::Path;
 
-use fota_proto::manager::{Release, ReleaseUpload};
+use bytes::Bytes;
+use fota_proto::{
+    manager::{Release, ReleaseUpload},
+    signed::RoleName,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    args::UploadArgs,
-    cmd::{image, release},
+    args::{ReleaseFields, UploadArgs},
+    cmd::{image, release, root},
     context::{Context, Step},
     failure::{Failure, Result},
     firmware::{self, Firmware},
+    keys::{Keys, Public, Secret},
     output::{Mark, Show},
+    signing::{self, Plan, dev},
     text,
 };
 
@@ -32,15 +38,14 @@ pub async fn send(context: &Context, args: &UploadArgs) -> Result<Release> {
         allow_version_mismatch: args.allow_version_mismatch,
         notes: args.notes.clone(),
     };
-    // A small request first: a wrong address or token is told before a megabyte is sent.
+    // Small requests first: a wrong address or token is told before a megabyte is sent.
     context.client()?.server().await?;
-    let bar = bar(context, firmware.bytes.len() as u64);
+    let body = signed(context, &firmware, args).await?;
+    let bar = bar(context, body.len() as u64);
     let moving = bar.clone();
     let uploaded = context
         .client()?
-        .upload(firmware.bytes.clone(), &options, move |bytes| {
-            moving.set_position(bytes)
-        })
+        .upload(body, &options, move |bytes| moving.set_position(bytes))
         .await;
     bar.finish_and_clear();
     let release = uploaded?;
@@ -56,6 +61,58 @@ pub async fn send(context: &Context, args: &UploadArgs) -> Result<Release> {
             .warn("taken in although no chip would boot it: the server runs with --lab");
     }
     Ok(release)
+}
+
+/// What is sent: the file, or a bundle of it that the development key signs now.
+async fn signed(context: &Context, firmware: &Firmware, args: &UploadArgs) -> Result<Bytes> {
+    let client = context.client()?;
+    let online = client.signing().await?.online_key;
+    let online = online.as_deref().and_then(Public::from_hex);
+    let is_bundle = firmware.release.is_some();
+    if is_bundle || online.is_none() || firmware.image.is_err() {
+        return Ok(firmware.bytes.clone());
+    }
+    let keys = Keys::open(None)?;
+    let current = client.current_root().await?;
+    let root = current.as_deref().map(root::trusted).transpose()?;
+    let dev = dev::find(&keys)?.map(|dev| dev.public());
+    match signing::plan(is_bundle, online.as_ref(), root.as_ref(), dev.as_ref()) {
+        Plan::AsItIs => Ok(firmware.bytes.clone()),
+        Plan::SignForDevelopment { publish_root } => {
+            // Before a key is made or a root published: what cannot be signed is told first.
+            let fields = ReleaseFields {
+                version: args.version.clone(),
+                ..ReleaseFields::default()
+            };
+            let payload = signing::release::payload(firmware, &fields)?;
+            let dev = dev::key(&context.out, &keys)?;
+            if let Some(online) = online.filter(|_| publish_root) {
+                publish_dev_root(context, &keys, &dev, &online).await?;
+            }
+            let release = signing::sign(&payload, &[dev.signer()], false)?;
+            context
+                .out
+                .note(Mark::Attention, "signed   with the development key");
+            Ok(signing::release::bundle(&release, firmware.image_bytes()).into())
+        }
+        Plan::NeedsSignature => {
+            let root = root.iter().flat_map(|root| root.keys_of(RoleName::Release));
+            let names: Vec<String> = root.map(|key| keys.name_of(key.id())).collect();
+            let file = firmware.path.display().to_string();
+            Err(signing::needs_signature(&file, &names))
+        }
+    }
+}
+
+async fn publish_dev_root(context: &Context, keys: &Keys, dev: &Secret, online: &Public) -> Result {
+    let root = dev::root(dev, online)?;
+    let kept = dev::keep_root(keys, online, &root)?;
+    let client = context.client()?;
+    client.publish_root(root).await?;
+    let (server, kept) = (client.base(), kept.display());
+    let line = format!("root     {server} trusts the development key now; its root is {kept}");
+    context.out.note(Mark::Attention, &line);
+    Ok(())
 }
 
 async fn read(context: &Context, file: Option<&Path>) -> Result<Firmware> {

@@ -85,6 +85,8 @@ impl Place {
             "FOTA_TOKEN",
             "FOTA_CA",
             "FOTA_JSON",
+            "FOTA_KEYS",
+            "FOTA_KEY_PASSPHRASE",
             "FOTA_LEGACY_PSK",
             "CI",
             "NO_COLOR",
@@ -111,7 +113,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    pub fn of(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8(output.stdout).expect("text"),

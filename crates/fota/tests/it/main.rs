@@ -2,7 +2,9 @@
 
 #![allow(clippy::disallowed_methods)] // patience is measured in real time
 
+mod dev_key;
 mod harness;
+mod keys;
 mod log;
 mod manager;
 #[cfg(unix)]

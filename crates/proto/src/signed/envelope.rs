@@ -9,7 +9,7 @@ use minicbor::{
 
 use super::{
     OBJECT_BYTES_MAX, SignedError, canonical,
-    key::{Alg, KeyId, SIGNATURE_BYTES},
+    key::{Alg, KeyId, PublicKey, SIGNATURE_BYTES},
 };
 use crate::{limits::SIGNATURES_MAX, list::List};
 
@@ -62,6 +62,17 @@ impl<'a> Envelope<'a> {
             Err(SignedError::Payload { .. }) => Err(SignedError::Envelope),
             other => other,
         }
+    }
+
+    /// Whether `key` has signed this. The first signature with its id counts, and costs one
+    /// verification at most: a second one of the same key adds nothing.
+    pub fn is_signed_by(&self, key: &PublicKey<'_>) -> bool {
+        let id = key.id();
+        let signature = self.signatures.iter().find(|it| it.kid == id);
+        signature.is_some_and(|signature| {
+            signature.alg == key.alg()
+                && key.verifies(|take| self.message(key.alg(), take), signature.bytes)
+        })
     }
 
     /// Calls `take` with the parts of the message that a key of this algorithm signs: the

@@ -167,15 +167,7 @@ impl<'a> Root<'a> {
             if found == threshold {
                 break;
             }
-            let id = key.id();
-            let mut signatures = envelope.signatures.iter();
-            // The first with its id counts: a second one of the same key adds nothing.
-            let signature = signatures.find(|signature| signature.kid == id);
-            let signed = signature.is_some_and(|signature| {
-                signature.alg == key.alg()
-                    && key.verifies(|take| envelope.message(key.alg(), take), signature.bytes)
-            });
-            found += u8::from(signed);
+            found += u8::from(envelope.is_signed_by(key));
         }
         match found == threshold {
             true => Ok(()),

@@ -48,6 +48,35 @@ impl Signer for P256Key {
     }
 }
 
+/// An Ed25519 key in memory.
+#[cfg(feature = "ed25519")]
+pub struct Ed25519Key {
+    key: ed25519_dalek::SigningKey,
+    public: [u8; 32],
+}
+
+#[cfg(feature = "ed25519")]
+impl Ed25519Key {
+    /// The key that this seed makes.
+    pub fn new(seed: &[u8; 32]) -> Self {
+        let key = ed25519_dalek::SigningKey::from_bytes(seed);
+        let public = key.verifying_key().to_bytes();
+        Self { key, public }
+    }
+}
+
+#[cfg(feature = "ed25519")]
+impl Signer for Ed25519Key {
+    fn public(&self) -> PublicKey<'_> {
+        PublicKey::new(Alg::Ed25519, &self.public).expect("an Ed25519 key has 32 bytes")
+    }
+
+    fn sign(&self, message: &[u8]) -> io::Result<[u8; SIGNATURE_BYTES]> {
+        use ed25519_dalek::Signer as _;
+        Ok(self.key.sign(message).to_bytes())
+    }
+}
+
 /// The deterministic encoding of a root or a release.
 pub fn encode<T: Encode<()>>(object: &T) -> io::Result<Vec<u8>> {
     let mut out = vec![0; OBJECT_BYTES_MAX];
