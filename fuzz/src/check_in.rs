@@ -59,13 +59,14 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         held,
         reset: ResetReason::PowerOn,
         uptime_s: 1,
+        root: None,
+        epoch: None,
+        challenge: None,
+        log: None,
     };
     let answer = Answer {
-        protocol: VERSION,
-        nonce: 1,
-        retry_after_s: 60,
         acknowledged: Some(1),
-        order: None,
+        ..Answer::nothing(1, 60)
     };
     let mut buffer = [0; 2048];
     let first = encode(&check_in, &mut buffer).expect("fits").to_vec();

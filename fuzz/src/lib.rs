@@ -10,6 +10,7 @@ mod partition;
 mod range;
 mod secure_boot;
 mod seed_chunk;
+mod signed;
 
 pub use check_in::check_in;
 pub use delta::delta;
@@ -19,6 +20,7 @@ pub use partition::partition_table;
 pub use range::range_header;
 pub use secure_boot::secure_boot;
 pub use seed_chunk::seed_chunk;
+pub use signed::{bundle, sealed_check_in, signed_envelope, signed_release, signed_root_object};
 
 /// Every target with some inputs that reach deep.
 pub const TARGETS: &[(&str, fn(&[u8]), fn() -> Vec<Vec<u8>>)] = &[
@@ -30,6 +32,11 @@ pub const TARGETS: &[(&str, fn(&[u8]), fn() -> Vec<Vec<u8>>)] = &[
     ("secure_boot", secure_boot, secure_boot::seeds),
     ("seed_chunk", seed_chunk, seed_chunk::seeds),
     ("check_in", check_in, check_in::seeds),
+    ("signed_envelope", signed_envelope, signed::object_seeds),
+    ("signed_root", signed_root_object, signed::root_seeds),
+    ("signed_release", signed_release, signed::object_seeds),
+    ("sealed_check_in", sealed_check_in, signed::sealed_seeds),
+    ("bundle", bundle, signed::bundle_seeds),
 ];
 
 #[cfg(test)]

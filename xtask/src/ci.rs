@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{
     bench_delta, browser, corpus, deny, fuzz, no_std, postgres,
     process::{cargo, command, in_ci, output, run},
-    readme, rv32_delta, rv32_device, tidy, tools,
+    readme, rv32_delta, rv32_device, signed, tidy, tools,
 };
 
 /// A named thing that must pass.
@@ -33,6 +33,9 @@ const STEPS: &[Step] = &[
     step("rv32-delta", rv32_delta::run_all),
     step("rv32-device", rv32_device::run_all),
     step("acme", acme),
+    step("c-verifier", signed::c_verifier),
+    step("cose-differential", signed::cose_differential),
+    step("softhsm", signed::softhsm),
     step("fuzz", fuzz::smoke),
     step("demo", demo),
     step("bench", bench),
@@ -137,9 +140,9 @@ fn timed(step: fn() -> Result<()>) -> (Outcome, Duration) {
 fn print_line(name: &str, outcome: &Outcome, took: Duration) {
     let seconds = took.as_secs_f32();
     match outcome {
-        Outcome::Passed => println!("{name:<10} {seconds:>7.1} s  passed"),
-        Outcome::Skipped(why) => println!("{name:<10} {seconds:>7.1} s  skipped: {why}"),
-        Outcome::Failed(why) => println!("{name:<10} {seconds:>7.1} s  FAILED: {why}"),
+        Outcome::Passed => println!("{name:<17} {seconds:>7.1} s  passed"),
+        Outcome::Skipped(why) => println!("{name:<17} {seconds:>7.1} s  skipped: {why}"),
+        Outcome::Failed(why) => println!("{name:<17} {seconds:>7.1} s  FAILED: {why}"),
     }
 }
 

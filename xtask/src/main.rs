@@ -17,6 +17,7 @@ mod readme;
 mod rv32;
 mod rv32_delta;
 mod rv32_device;
+mod signed;
 mod tidy;
 mod tools;
 

@@ -35,6 +35,25 @@ pub fn patch_peers() -> Result<PathBuf> {
     Ok(python)
 }
 
+/// Python with `pycose`, a COSE that shares nothing with ours: the oracle for signed objects.
+pub fn pycose() -> Result<PathBuf> {
+    let venv = target().join("cose");
+    let python = venv.join("bin/python");
+    if !venv.join("bin/pip").is_file() {
+        run(command("python3").args(["-m", "venv"]).arg(&venv))?;
+    }
+    let there = command(&python).args(["-c", "import pycose"]).output();
+    if !there.is_ok_and(|done| done.status.success()) {
+        run(command(venv.join("bin/pip")).args([
+            "install",
+            "--quiet",
+            "pycose>=1.1,<2",
+            "cbor2>=5.6,<6",
+        ]))?;
+    }
+    Ok(python)
+}
+
 /// The driver of the browser test, from npm, without the browser it would download.
 pub fn playwright() -> Result<PathBuf> {
     let dir = target().join("playwright");

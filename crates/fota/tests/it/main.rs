@@ -12,4 +12,5 @@ mod menu;
 mod offline;
 mod secure_boot;
 mod serve;
+mod softhsm;
 mod tls;
