@@ -21,7 +21,7 @@ use crate::{
     firmware::{self, Firmware},
     keys::{self, Keys, Passphrases, Private, alg_name},
     output::{Mark, Output},
-    signing,
+    signing::{self, dev},
     text::{self, Grouped},
 };
 
@@ -192,6 +192,10 @@ pub async fn sign(context: &Context, args: &SignArgs) -> Result {
 fn only_key(keys: &Keys) -> Result<String> {
     let mut entries = keys.list()?;
     entries.retain(|entry| entry.private != Private::Elsewhere);
+    // The development key is meant only where there is no other.
+    if entries.iter().any(|entry| entry.name != dev::NAME) {
+        entries.retain(|entry| entry.name != dev::NAME);
+    }
     match entries.as_slice() {
         [one] => Ok(one.name.clone()),
         [] => Err(Failure::not_found(format!(
@@ -220,7 +224,7 @@ fn refuse_short_form(release: &[u8]) -> Result {
 }
 
 /// Whether the release is of the image beside it.
-fn require_same(release: &Release<'_>, firmware: &Firmware) -> Result {
+pub fn require_same(release: &Release<'_>, firmware: &Firmware) -> Result {
     let bytes = firmware.image_bytes();
     let same_length = release.bytes as usize == bytes.len();
     let (pages, _) = fota_proto::signed::index::build(bytes);

@@ -13,7 +13,7 @@ use crate::{
     failure::{Failure, Result},
     keys::{self, Entry, KeyFile, Keys, Passphrases, Private, Public, alg_name},
     output::{Mark, Output, to_stdout},
-    signing::root::Draft,
+    signing::{dev, root::Draft},
     text,
 };
 
@@ -89,6 +89,7 @@ async fn make(
     no_passphrase: bool,
     folder: &KeyFolder,
 ) -> Result<Entry> {
+    refuse_reserved(name)?;
     keys.refuse_existing(name)?;
     let passphrase = match no_passphrase {
         true => None,
@@ -106,6 +107,17 @@ async fn make(
     let entry = keys.add(name, &secret, passphrase)?;
     warn_if_open(out, &entry);
     Ok(entry)
+}
+
+/// `fota upload` makes a key of this name, and takes any for it.
+fn refuse_reserved(name: &str) -> Result {
+    match name == dev::NAME {
+        false => Ok(()),
+        true => Err(
+            Failure::usage(format!("{name} is the name of the development key"))
+                .hint("take another name"),
+        ),
+    }
 }
 
 fn warn_if_open(out: &Output, entry: &Entry) {
@@ -249,6 +261,7 @@ async fn import(
     folder: &KeyFolder,
 ) -> Result {
     let keys = open(folder)?;
+    refuse_reserved(name)?;
     keys.refuse_existing(name)?;
     let bytes = zeroize::Zeroizing::new(keys::read(file)?);
     if let Ok(public) = Public::read(&bytes) {

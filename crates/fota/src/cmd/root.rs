@@ -17,7 +17,7 @@ use crate::{
     output::{Mark, Output},
     signing::{
         self, invalid,
-        root::{Draft, Need, needs},
+        root::{Draft, Need, fewest_missing, needs},
     },
     text,
 };
@@ -339,7 +339,7 @@ fn tell(
     let root = Root::parse(envelope.payload).map_err(invalid)?;
     let needs = needs(&root, before, &envelope);
     let shown = path.display();
-    let missing = needs.iter().map(Need::missing).max().unwrap_or(0);
+    let missing = fewest_missing(&needs);
     match missing {
         0 => out.verdict(
             Mark::Good,
@@ -348,8 +348,9 @@ fn tell(
         _ => out.verdict(
             Mark::Attention,
             &format!(
-                "root {}: {shown}, {missing} signatures missing",
-                root.version
+                "root {}: {shown}, {} missing",
+                root.version,
+                text::count(missing as u64, "signature")
             ),
         ),
     }
@@ -474,10 +475,8 @@ async fn publish(context: &Context, path: &Path) -> Result {
     let current = client.current_root().await?;
     let (server, shown) = (client.base(), path.display());
     if current.as_deref() == Some(&file.bytes) {
-        context
-            .out
-            .verdict(Mark::Good, &format!("{server} has {shown} already"));
-        return Ok(());
+        let line = format!("{server} has {shown} already");
+        return published(context, trusted(&file.bytes)?.version, &line);
     }
     let refused = |error| {
         Failure::refused("not_trusted", format!("{shown}: {error}")).hint(format!(
@@ -489,11 +488,13 @@ async fn publish(context: &Context, path: &Path) -> Result {
         Some(current) => trusted(current)?.succeed(&file.bytes).map_err(refused)?,
     };
     client.publish_root(file.bytes.clone()).await?;
-    let version = root.version;
-    context
-        .out
-        .verdict(Mark::Good, &format!("{server} trusts root {version} now"));
-    let document = json!({"server": server, "version": version});
+    let line = format!("{server} trusts root {} now", root.version);
+    published(context, root.version, &line)
+}
+
+fn published(context: &Context, version: u32, line: &str) -> Result {
+    context.out.verdict(Mark::Good, line);
+    let document = json!({"server": context.client()?.base(), "version": version});
     context.out.document("fota.root_published/1", &document);
     Ok(())
 }

@@ -11,7 +11,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     args::{ReleaseFields, UploadArgs},
-    cmd::{image, release, root},
+    cmd::{
+        bundle::{self, Signed},
+        image, release, root,
+    },
     context::{Context, Step},
     failure::{Failure, Result},
     firmware::{self, Firmware},
@@ -34,7 +37,7 @@ pub async fn send(context: &Context, args: &UploadArgs) -> Result<Release> {
     refuse_other_version(&firmware, args)?;
     context.step(Step::Upload);
     let options = ReleaseUpload {
-        version: args.version.clone(),
+        version: args.version.clone().or_else(|| signed_version(&firmware)),
         allow_version_mismatch: args.allow_version_mismatch,
         notes: args.notes.clone(),
     };
@@ -67,7 +70,7 @@ pub async fn send(context: &Context, args: &UploadArgs) -> Result<Release> {
 async fn signed(context: &Context, firmware: &Firmware, args: &UploadArgs) -> Result<Bytes> {
     let client = context.client()?;
     let online = client.signing().await?.online_key;
-    let online = online.as_deref().and_then(Public::from_hex);
+    let online = online.as_deref().map(online_key).transpose()?;
     let is_bundle = firmware.release.is_some();
     if is_bundle || online.is_none() || firmware.image.is_err() {
         return Ok(firmware.bytes.clone());
@@ -104,6 +107,11 @@ async fn signed(context: &Context, firmware: &Firmware, args: &UploadArgs) -> Re
     }
 }
 
+fn online_key(hex: &str) -> Result<Public> {
+    let key = Public::from_hex(hex);
+    key.ok_or_else(|| Failure::error("the server's online key is no public key"))
+}
+
 async fn publish_dev_root(context: &Context, keys: &Keys, dev: &Secret, online: &Public) -> Result {
     let root = dev::root(dev, online)?;
     let kept = dev::keep_root(keys, online, &root)?;
@@ -122,6 +130,9 @@ async fn read(context: &Context, file: Option<&Path>) -> Result<Firmware> {
         Ok(found) => {
             let line = format!("image    {}", image::summary(&firmware, found));
             context.out.note(Mark::Good, &line);
+            if let Some(release) = &firmware.release {
+                bundle::require_same(&Signed::parse(release)?.release, &firmware)?;
+            }
         }
         // Only a laboratory server takes what no chip would boot.
         Err(refusal) => match context.client()?.server().await {
@@ -130,6 +141,16 @@ async fn read(context: &Context, file: Option<&Path>) -> Result<Firmware> {
         },
     }
     Ok(firmware)
+}
+
+/// The version in a bundle whose image names none itself.
+fn signed_version(firmware: &Firmware) -> Option<String> {
+    let release = firmware
+        .release
+        .as_ref()
+        .filter(|_| firmware.version().is_none())?;
+    let signed = Signed::parse(release).ok()?;
+    Some(signed.release.version.to_owned())
 }
 
 fn refuse_other_version(firmware: &Firmware, args: &UploadArgs) -> Result {

@@ -139,7 +139,7 @@ fn three_people(place: &Place) -> [String; 3] {
     let ran = place
         .with("alice", &init)
         .exits(0)
-        .says("1 signatures missing");
+        .says("1 signature missing");
     ran.complains("keys of root 1: 1 of 2 signatures; signed by alice");
     people
 }
@@ -178,7 +178,7 @@ fn keys_are_rotated_and_revoked_by_the_next_root() {
     let ran = place
         .with("alice", rotate)
         .exits(0)
-        .says("1 signatures missing");
+        .says("1 signature missing");
     ran.complains("key lab-2 takes the place of lab as release key");
     place
         .with("carol", "key root sign root-2.cose --key carol")
@@ -220,7 +220,7 @@ fn keys_are_rotated_and_revoked_by_the_next_root() {
     place
         .with("alice", next)
         .exits(0)
-        .says("1 signatures missing");
+        .says("1 signature missing");
 }
 
 #[test]
@@ -365,7 +365,7 @@ fn a_command_signs_and_is_not_believed() {
     let online = place.key("server", "online");
     let init =
         format!("key root init --root hsm.pub --release hsm.pub --online {online} -o root-1.cose");
-    place.with("k", &init).exits(0).says("1 signatures missing");
+    place.with("k", &init).exits(0).says("1 signature missing");
     let command = "openssl dgst -sha256 -sign hsm.pem";
     let line = "key root sign root-1.cose --public hsm.pub --signer-command";
     place
@@ -375,4 +375,53 @@ fn a_command_signs_and_is_not_believed() {
     place
         .with("k", "release verify app-1.0.6.fota --root root-1.cose")
         .exits(0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_passphrase_is_typed_twice_and_never_shown() {
+    use crate::menu::Terminal;
+    let place = Place::new();
+    let file = place.firmware("1.0.6", Behaviour::Works);
+    let generate = ["key", "generate", "lab"];
+    let answer = |terminal: &mut Terminal, question: &str, passphrase: &str| {
+        terminal.sees(question);
+        // Nobody types before the echo is off, which is a moment after the question.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        terminal.types(&format!("{passphrase}\r"));
+    };
+    let mut terminal = Terminal::start_in(&place, &[], &generate);
+    answer(&mut terminal, "New passphrase for key lab: ", PASSPHRASE);
+    answer(&mut terminal, "The same again: ", "something else");
+    terminal.sees("the two passphrases differ");
+    terminal.exits(2);
+    let mut terminal = Terminal::start_in(&place, &[], &generate);
+    answer(&mut terminal, "New passphrase for key lab: ", PASSPHRASE);
+    answer(&mut terminal, "The same again: ", PASSPHRASE);
+    terminal.sees("key lab (p256");
+    terminal.exits(0);
+    assert!(!terminal.shown().contains(PASSPHRASE));
+    let mut terminal = Terminal::start_in(&place, &[], &["release", "sign", &file]);
+    answer(&mut terminal, "Passphrase of key lab: ", PASSPHRASE);
+    terminal.sees("signed by p256 lab");
+    terminal.exits(0);
+    assert!(!terminal.shown().contains(PASSPHRASE));
+}
+
+#[test]
+fn the_name_of_the_development_key_is_taken() {
+    let place = Place::new();
+    let refused = place.with("k", "key generate dev --no-passphrase").exits(2);
+    refused.complains("development key");
+    let file = place.firmware("1.0.6", Behaviour::Works);
+    place.key("k", "lab");
+    // Where there is another key, the development key is not meant.
+    for suffix in ["pem", "pub.pem"] {
+        let from = place.path().join(format!("k/lab.{suffix}"));
+        std::fs::copy(from, place.path().join(format!("k/dev.{suffix}"))).expect("copied");
+    }
+    place
+        .with("k", &format!("release sign {file}"))
+        .exits(0)
+        .says("signed by p256");
 }

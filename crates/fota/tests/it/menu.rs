@@ -9,7 +9,7 @@ use std::{
 use fota_sim::firmware::Behaviour;
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-use crate::harness::{Devices, PATIENCE, Server};
+use crate::harness::{Devices, PATIENCE, Place, Server};
 
 const MENU: &str = "\
 1. Upload firmware (quick)
@@ -23,7 +23,7 @@ const MENU: &str = "\
 const PROMPT: &str = "Select option (0-6): ";
 
 /// The program at a terminal of 80 columns.
-struct Terminal {
+pub struct Terminal {
     child: Box<dyn Child + Send + Sync>,
     keyboard: Box<dyn Write + Send>,
     screen: Arc<Mutex<String>>,
@@ -34,6 +34,10 @@ struct Terminal {
 
 impl Terminal {
     fn start(server: &Server, args: &[&str]) -> Self {
+        Self::start_in(&server.place, &[("FOTA_SERVER", &server.url)], args)
+    }
+
+    pub fn start_in(place: &Place, env: &[(&str, &str)], args: &[&str]) -> Self {
         let size = PtySize {
             rows: 40,
             cols: 80,
@@ -43,14 +47,15 @@ impl Terminal {
         let pair = native_pty_system().openpty(size).expect("a terminal");
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_fota"));
         command.args(args);
-        command.cwd(server.place.path());
-        for (name, value) in server.place.environment() {
+        command.cwd(place.path());
+        for (name, value) in place.environment() {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
             }
         }
-        command.env("FOTA_SERVER", &server.url);
+        env.iter()
+            .for_each(|(name, value)| command.env(name, value));
         command.env("TERM", "xterm-256color");
         let child = pair
             .slave
@@ -79,13 +84,13 @@ impl Terminal {
         }
     }
 
-    fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         self.screen.lock().expect("not poisoned").clone()
     }
 
     /// Waits until `text` appears behind what was seen, and gives all up to it.
     #[track_caller]
-    fn sees(&mut self, text: &str) -> String {
+    pub fn sees(&mut self, text: &str) -> String {
         let start = Instant::now();
         loop {
             let shown = self.shown();
@@ -103,20 +108,20 @@ impl Terminal {
         }
     }
 
-    fn types(&mut self, text: &str) {
+    pub fn types(&mut self, text: &str) {
         self.keyboard.write_all(text.as_bytes()).expect("typed");
         self.keyboard.flush().expect("typed");
     }
 
     /// Sees a question and answers it.
     #[track_caller]
-    fn answers(&mut self, question: &str, answer: &str) {
+    pub fn answers(&mut self, question: &str, answer: &str) {
         self.sees(question);
         self.types(&format!("{answer}\n"));
     }
 
     #[track_caller]
-    fn exits(&mut self, code: u32) {
+    pub fn exits(&mut self, code: u32) {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {

@@ -33,7 +33,7 @@ fn a_token_signs_roots_and_releases_softhsm() {
     }
     run("key generate online --no-passphrase").exits(0);
     let init = "key root init --root boss.der --release lab.der --online online -o root-1.cose";
-    run(init).exits(0).says("1 signatures missing");
+    run(init).exits(0).says("1 signature missing");
     let wrong = run(&format!(
         "key root sign root-1.cose {}",
         token("lab", "pin")
