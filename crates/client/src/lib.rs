@@ -12,7 +12,6 @@
 mod device;
 mod events;
 mod manager;
-mod roots;
 mod signing;
 mod tls;
 
@@ -22,8 +21,7 @@ pub use device::{Blob, DeviceClient};
 pub use events::{EventStream, Incoming};
 pub use fota_proto::manager::Problem;
 pub use manager::{DeviceFilter, Download, EventFilter};
-pub use roots::ServerSigning;
-pub use signing::Object;
+pub use signing::{Object, ServerSigning};
 pub use tls::{Inspection, inspect};
 
 /// How long a connection may take to come up.

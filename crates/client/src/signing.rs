@@ -6,8 +6,20 @@ use fota_proto::{
     manager::{LogEntry, ProductSigning, ProductSigningRequest, Root},
 };
 use reqwest::{Method, header};
+use serde::Deserialize;
 
 use crate::{Client, Error, REQUEST_TIMEOUT, Result, segment, send};
+
+/// What a server says of its part in signing; a server that signs nothing says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct ServerSigning {
+    /// The key it answers devices with: 65 bytes in hex digits.
+    #[serde(default)]
+    pub online_key: Option<String>,
+    /// The newest root it has.
+    #[serde(default)]
+    pub root_version: Option<u32>,
+}
 
 /// An object as it was served: a COSE envelope where it is signed, bare CBOR where it is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +31,11 @@ pub struct Object {
 }
 
 impl Client {
+    /// Which key the server answers with, and which root it has.
+    pub async fn signing(&self) -> Result<ServerSigning> {
+        self.fetch("/api/v1/server").await
+    }
+
     /// Adds a root, as signed.
     pub async fn add_root(&self, root: Bytes) -> Result<Root> {
         let request = self.request(Method::POST, "/api/v1/roots");

@@ -93,20 +93,23 @@ fn revisions(image: &Image) -> String {
 }
 
 /// One block of a secure boot v2 signature sector, judged.
-struct Signed {
+struct BootSignature {
     scheme: Scheme,
     key: Sha256,
     verdict: std::result::Result<(), VerifyError>,
 }
 
 /// The blocks of an image with a secure boot v2 sector; none where it has no such sector.
-fn signatures(firmware: &Firmware, image: &Image) -> std::result::Result<Vec<Signed>, SectorError> {
+fn signatures(
+    firmware: &Firmware,
+    image: &Image,
+) -> std::result::Result<Vec<BootSignature>, SectorError> {
     let is_v2 = image.signature == Some(Signature::SecureBootV2);
     let parts = secure_boot::split(&firmware.bytes, image.image_bytes).filter(|_| is_v2);
     let Some((signed, sector)) = parts else {
         return Ok(Vec::new());
     };
-    let judged = |block: &secure_boot::Block| Signed {
+    let judged = |block: &secure_boot::Block| BootSignature {
         scheme: block.scheme(),
         key: Sha256(block.key_digest()),
         verdict: block.verify(signed),
@@ -125,7 +128,7 @@ fn require_key(firmware: &Firmware, image: &Image, keys: &[Sha256]) -> Result {
         Ok(all) => all,
         Err(error) => return refused(error.to_string()),
     };
-    let is_good = |it: &Signed| it.verdict.is_ok() && keys.contains(&it.key);
+    let is_good = |it: &BootSignature| it.verdict.is_ok() && keys.contains(&it.key);
     if all.iter().any(is_good) {
         return Ok(());
     }
@@ -147,7 +150,7 @@ fn require_key(firmware: &Firmware, image: &Image, keys: &[Sha256]) -> Result {
 }
 
 /// `RSA-3072, key 12ab…, valid`
-fn told(signed: &Signed) -> String {
+fn told(signed: &BootSignature) -> String {
     let verdict = match signed.verdict {
         Ok(()) => "valid".to_owned(),
         Err(error) => format!("NOT valid: {error}"),

@@ -487,7 +487,7 @@ async fn publish(context: &Context, path: &Path) -> Result {
         None => Root::first(&file.bytes).map_err(refused)?,
         Some(current) => trusted(current)?.succeed(&file.bytes).map_err(refused)?,
     };
-    client.publish_root(file.bytes.clone()).await?;
+    client.add_root(file.bytes.clone().into()).await?;
     let line = format!("{server} trusts root {} now", root.version);
     published(context, root.version, &line)
 }

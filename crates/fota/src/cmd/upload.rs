@@ -116,7 +116,7 @@ async fn publish_dev_root(context: &Context, keys: &Keys, dev: &Secret, online: 
     let root = dev::root(dev, online)?;
     let kept = dev::keep_root(keys, online, &root)?;
     let client = context.client()?;
-    client.publish_root(root).await?;
+    client.add_root(root.into()).await?;
     let (server, kept) = (client.base(), kept.display());
     let line = format!("root     {server} trusts the development key now; its root is {kept}");
     context.out.note(Mark::Attention, &line);
