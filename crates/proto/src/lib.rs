@@ -20,6 +20,8 @@ pub mod list;
 pub mod log;
 #[cfg(feature = "manager")]
 pub mod manager;
+#[cfg(feature = "manager")]
+pub mod operators;
 pub mod signed;
 
 pub use attempt::{AttemptState, RollbackCause, SkipReason};

@@ -253,6 +253,8 @@ pub async fn run(state: AppState) {
 
 async fn tick(state: &AppState) -> Result<(), StoreError> {
     state.fleet.flush(&state.store).await?;
+    let (auth, now) = (&state.auth, state.now_ms());
+    auth.flush(&state.store, now, false).await?;
     let mut tx = state.store.read().await?;
     state.fleet.learn_generation(tx.generation().await?);
     Ok(())

@@ -165,6 +165,10 @@ impl Running {
         if let Err(error) = self.state.fleet.flush(&self.state.store).await {
             tracing::error!(%error, "the last sightings and byte counts are lost");
         }
+        let (auth, now) = (&self.state.auth, self.state.now_ms());
+        if let Err(error) = auth.flush(&self.state.store, now, true).await {
+            tracing::error!(%error, "the last failed logins are not in the audit log");
+        }
         self.state.store.close().await;
         drop(self.lock);
     }

@@ -5,7 +5,12 @@ use std::{ops::Deref, path::PathBuf, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    Clock, Config, auth::Token, blobs::Blobs, fleet::Fleet, hub::Hub, online_key::OnlineKey,
+    Clock, Config,
+    auth::{Auth, Token},
+    blobs::Blobs,
+    fleet::Fleet,
+    hub::Hub,
+    online_key::OnlineKey,
     store::Store,
 };
 
@@ -26,7 +31,8 @@ pub struct Shared {
     pub fleet: Fleet,
     /// Events on their way to listeners.
     pub hub: Hub,
-    pub token: Token,
+    /// Who may do what, and who tried.
+    pub auth: Auth,
     /// Signs answers to devices.
     pub online_key: OnlineKey,
     /// Turns for uploads.
@@ -52,6 +58,7 @@ impl AppState {
         online_key: OnlineKey,
         closing: watch::Receiver<bool>,
     ) -> Self {
+        let auth = Auth::new(token, clock.now_ms());
         Self(Arc::new(Shared {
             config,
             clock,
@@ -59,7 +66,7 @@ impl AppState {
             blobs,
             fleet: Fleet::default(),
             hub: Hub::default(),
-            token,
+            auth,
             online_key,
             uploads: Semaphore::new(UPLOADS_MAX),
             closing,

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{
     AppState,
+    auth::{By, Record},
     domain::model::NewEvent,
     service::{
-        commit,
+        commit_by,
         rollouts::{device_id, find_release},
         view,
     },
@@ -145,6 +146,7 @@ pub struct Unblock {
     responses((status = 200, body = Device), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn unblock(
     State(state): State<AppState>,
+    by: By,
     Segment(id): Segment,
     JsonBody(body): JsonBody<Unblock>,
 ) -> Result<Json<Device>, Refusal> {
@@ -166,6 +168,11 @@ pub async fn unblock(
         text: format!("{} may be offered again", release.version),
         ..NewEvent::default()
     };
-    commit(&state, tx, &[event], true).await?;
+    let record = Record::new(
+        "device.unblocked",
+        format!("device:{id}"),
+        format!("release:{} {}", release.id, event.text),
+    );
+    commit_by(&state, tx, &by, record, &[event], true).await?;
     read(&state, id.as_str()).await.map(Json)
 }

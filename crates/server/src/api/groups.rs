@@ -1,5 +1,6 @@
 use axum::{Json, extract::State, http::StatusCode};
 use fota_proto::{
+    DeviceId,
     limits::TARGETS_MAX,
     manager::{Group, GroupDevices, GroupRequest, Page, Problem},
 };
@@ -11,8 +12,10 @@ use super::{
 };
 use crate::{
     AppState,
+    auth::{By, Record},
     domain::model::NewEvent,
-    service::{commit, rollouts::device_id, view},
+    service::{commit_by, rollouts::device_id, view},
+    store::Tx,
 };
 
 /// Groups by name.
@@ -35,6 +38,7 @@ pub async fn list(
     responses((status = 201, body = Group), (status = 409, body = Problem)))]
 pub async fn create(
     State(state): State<AppState>,
+    by: By,
     JsonBody(body): JsonBody<GroupRequest>,
 ) -> Result<(StatusCode, Json<Group>), Refusal> {
     let name = device_id("name", &body.name)?;
@@ -43,13 +47,7 @@ pub async fn create(
         let detail = format!("group {name} exists already: add devices to it");
         return Err(Refusal::conflict("group_exists", detail).of("name"));
     }
-    commit(
-        &state,
-        tx,
-        &[event("group.created", name.to_string())],
-        true,
-    )
-    .await?;
+    record(&state, tx, &by, &name, ("group.created", name.to_string())).await?;
     let group = Group {
         name: name.to_string(),
         devices: Vec::new(),
@@ -63,6 +61,7 @@ pub async fn create(
     responses((status = 200, body = Group), (status = 404, body = Problem)))]
 pub async fn add_devices(
     State(state): State<AppState>,
+    by: By,
     Segment(name): Segment,
     JsonBody(body): JsonBody<GroupDevices>,
 ) -> Result<Json<Group>, Refusal> {
@@ -83,7 +82,7 @@ pub async fn add_devices(
     }
     let text = format!("{name}: {} devices added", devices.len());
     let members = tx.group_members(name.as_str()).await?;
-    commit(&state, tx, &[event("group.changed", text)], true).await?;
+    record(&state, tx, &by, &name, ("group.changed", text)).await?;
     Ok(Json(Group {
         name: name.to_string(),
         devices: members,
@@ -96,6 +95,7 @@ pub async fn add_devices(
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn remove(
     State(state): State<AppState>,
+    by: By,
     Segment(name): Segment,
 ) -> Result<StatusCode, Refusal> {
     let name = device_id("name", &name)?;
@@ -112,13 +112,7 @@ pub async fn remove(
         return Err(Refusal::conflict("group_in_use", detail).of("name"));
     }
     require(tx.delete_group(name.as_str()).await?, name.as_str())?;
-    commit(
-        &state,
-        tx,
-        &[event("group.removed", name.to_string())],
-        true,
-    )
-    .await?;
+    record(&state, tx, &by, &name, ("group.removed", name.to_string())).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -128,6 +122,7 @@ pub async fn remove(
     responses((status = 204), (status = 404, body = Problem)))]
 pub async fn remove_device(
     State(state): State<AppState>,
+    by: By,
     Segments(name, device): Segments,
 ) -> Result<StatusCode, Refusal> {
     let name = device_id("name", &name)?;
@@ -138,7 +133,7 @@ pub async fn remove_device(
         return Err(Refusal::not_found(format!("device {device} in group {name}")).of("id"));
     }
     let text = format!("{name}: {device} removed");
-    commit(&state, tx, &[event("group.changed", text)], true).await?;
+    record(&state, tx, &by, &name, ("group.changed", text)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -149,11 +144,21 @@ fn require(exists: bool, name: &str) -> Result<(), Refusal> {
     Err(Refusal::not_found(format!("group {name:?}")).of("name"))
 }
 
-fn event(kind: &str, text: String) -> NewEvent {
-    NewEvent {
+/// Stores the change with its event and its audit entry.
+async fn record(
+    state: &AppState,
+    tx: Tx,
+    by: &By,
+    name: &DeviceId,
+    (kind, text): (&'static str, String),
+) -> Result<(), Refusal> {
+    let record = Record::new(kind, format!("group:{name}"), text.clone());
+    let event = NewEvent {
         kind: kind.to_owned(),
         actor: "operator",
         text,
         ..NewEvent::default()
-    }
+    };
+    commit_by(state, tx, by, record, &[event], true).await?;
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The HTTP interface. Every route is in [`ROUTES`]; `POST /api/v1/rollouts/{id}/pause` is
 //! `rollouts::pause`, and so on for all.
 
+pub mod audit;
 pub mod blobs;
 pub mod checkin;
 pub mod devices;
@@ -18,73 +19,160 @@ pub mod releases;
 pub mod rollbacks;
 pub mod rollouts;
 pub mod roots;
+pub mod session;
+pub mod tokens;
+pub mod users;
 
 use axum::{
     Router, middleware,
     routing::{delete, get, post},
 };
+use fota_proto::operators::Role;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{AppState, auth, compat, tls, web};
 
-/// Every route of the native device API and the manager API, for tests that must miss none.
-pub const ROUTES: &[(&str, &str)] = &[
-    ("GET", "/healthz"),
-    ("GET", "/readyz"),
-    ("GET", "/api/openapi.json"),
-    ("POST", "/d/v1/check-in"),
-    ("GET", "/d/v1/blobs/{sha256}"),
-    ("GET", "/d/v1/roots/{version}"),
-    ("GET", "/d/v1/log/head"),
-    ("GET", "/d/v1/log/proof"),
-    ("GET", "/d/v1/log/consistency"),
-    ("GET", "/api/v1/server"),
-    ("GET", "/api/v1/fleet/summary"),
-    ("POST", "/api/v1/releases"),
-    ("GET", "/api/v1/releases"),
-    ("GET", "/api/v1/releases/{id}"),
-    ("GET", "/api/v1/releases/{id}/image"),
-    ("POST", "/api/v1/releases/{id}/yank"),
-    ("GET", "/api/v1/devices"),
-    ("GET", "/api/v1/devices/{id}"),
-    ("GET", "/api/v1/devices/{id}/events"),
-    ("POST", "/api/v1/devices/{id}/unblock"),
-    ("GET", "/api/v1/groups"),
-    ("POST", "/api/v1/groups"),
-    ("DELETE", "/api/v1/groups/{name}"),
-    ("POST", "/api/v1/groups/{name}/devices"),
-    ("DELETE", "/api/v1/groups/{name}/devices/{id}"),
-    ("POST", "/api/v1/rollouts/preview"),
-    ("GET", "/api/v1/rollouts"),
-    ("POST", "/api/v1/rollouts"),
-    ("GET", "/api/v1/rollouts/{id}"),
-    ("POST", "/api/v1/rollouts/{id}/pause"),
-    ("POST", "/api/v1/rollouts/{id}/resume"),
-    ("POST", "/api/v1/rollouts/{id}/abort"),
-    ("POST", "/api/v1/rollouts/{id}/retry"),
-    ("POST", "/api/v1/rollbacks"),
-    ("GET", "/api/v1/roots"),
-    ("POST", "/api/v1/roots"),
-    ("GET", "/api/v1/roots/current"),
-    ("GET", "/api/v1/products/{name}/signing"),
-    ("PUT", "/api/v1/products/{name}/signing"),
-    ("GET", "/api/v1/log"),
-    ("GET", "/api/v1/products/{name}/secure-boot"),
-    ("PUT", "/api/v1/products/{name}/secure-boot"),
-    ("GET", "/api/v1/events"),
-    ("GET", "/api/v1/events/stream"),
+/// What it takes to use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: health, the API's description, and devices, which trust signatures and digests and
+    /// are trusted with nothing but their own state.
+    Open,
+    /// At least this role.
+    Role(Role),
+    /// At least this role, unless the server was started with `--legacy-open`.
+    Legacy(Role),
+    /// A page that looks who is there and shows the login to whom it does not know.
+    Page,
+}
+
+const VIEWER: Access = Access::Role(Role::Viewer);
+const OPERATOR: Access = Access::Role(Role::Operator);
+const RELEASER: Access = Access::Role(Role::Releaser);
+const ADMIN: Access = Access::Role(Role::Admin);
+
+/// A method, a path, and what it takes.
+pub type Route = (&'static str, &'static str, Access);
+
+/// Every route of the native device API and the manager API, and who may use it: this table is what
+/// [`auth::guard`] goes by, and a route without a row here is refused to everybody.
+pub const ROUTES: &[Route] = &[
+    ("GET", "/healthz", Access::Open),
+    ("GET", "/readyz", Access::Open),
+    ("GET", "/api/openapi.json", Access::Open),
+    ("POST", "/d/v1/check-in", Access::Open),
+    ("GET", "/d/v1/blobs/{sha256}", Access::Open),
+    ("GET", "/d/v1/roots/{version}", Access::Open),
+    ("GET", "/d/v1/log/head", Access::Open),
+    ("GET", "/d/v1/log/proof", Access::Open),
+    ("GET", "/d/v1/log/consistency", Access::Open),
+    ("GET", "/api/v1/server", VIEWER),
+    ("GET", "/api/v1/fleet/summary", VIEWER),
+    ("POST", "/api/v1/releases", RELEASER),
+    ("GET", "/api/v1/releases", VIEWER),
+    ("GET", "/api/v1/releases/{id}", VIEWER),
+    ("GET", "/api/v1/releases/{id}/image", VIEWER),
+    ("POST", "/api/v1/releases/{id}/yank", RELEASER),
+    ("GET", "/api/v1/devices", VIEWER),
+    ("GET", "/api/v1/devices/{id}", VIEWER),
+    ("GET", "/api/v1/devices/{id}/events", VIEWER),
+    ("POST", "/api/v1/devices/{id}/unblock", OPERATOR),
+    ("GET", "/api/v1/groups", VIEWER),
+    ("POST", "/api/v1/groups", OPERATOR),
+    ("DELETE", "/api/v1/groups/{name}", OPERATOR),
+    ("POST", "/api/v1/groups/{name}/devices", OPERATOR),
+    ("DELETE", "/api/v1/groups/{name}/devices/{id}", OPERATOR),
+    ("POST", "/api/v1/rollouts/preview", VIEWER),
+    ("GET", "/api/v1/rollouts", VIEWER),
+    ("POST", "/api/v1/rollouts", OPERATOR),
+    ("GET", "/api/v1/rollouts/{id}", VIEWER),
+    ("POST", "/api/v1/rollouts/{id}/pause", OPERATOR),
+    ("POST", "/api/v1/rollouts/{id}/resume", OPERATOR),
+    ("POST", "/api/v1/rollouts/{id}/abort", OPERATOR),
+    ("POST", "/api/v1/rollouts/{id}/retry", OPERATOR),
+    ("POST", "/api/v1/rollbacks", OPERATOR),
+    ("GET", "/api/v1/roots", VIEWER),
+    ("POST", "/api/v1/roots", ADMIN),
+    ("GET", "/api/v1/roots/current", VIEWER),
+    ("GET", "/api/v1/products/{name}/signing", VIEWER),
+    ("PUT", "/api/v1/products/{name}/signing", ADMIN),
+    ("GET", "/api/v1/products/{name}/secure-boot", VIEWER),
+    ("PUT", "/api/v1/products/{name}/secure-boot", ADMIN),
+    ("GET", "/api/v1/log", VIEWER),
+    ("GET", "/api/v1/events", VIEWER),
+    ("GET", "/api/v1/events/stream", VIEWER),
+    ("POST", "/api/v1/session", Access::Open),
+    ("DELETE", "/api/v1/session", VIEWER),
+    ("GET", "/api/v1/whoami", VIEWER),
+    // Of their own; those of others are an admin's, which the handler sees to.
+    ("GET", "/api/v1/tokens", VIEWER),
+    ("POST", "/api/v1/tokens", VIEWER),
+    ("DELETE", "/api/v1/tokens/{id}", VIEWER),
+    ("POST", "/api/v1/users/{name}/password", VIEWER),
+    ("GET", "/api/v1/users", ADMIN),
+    ("POST", "/api/v1/users", ADMIN),
+    ("DELETE", "/api/v1/users/{name}", ADMIN),
+    ("POST", "/api/v1/users/{name}/role", ADMIN),
+    ("GET", "/api/v1/audit", ADMIN),
+    ("GET", "/api/v1/audit/export", ADMIN),
+];
+
+/// The seed's paths.
+pub const COMPAT_ROUTES: &[Route] = &[
+    (
+        "POST",
+        "/api/cloud/fota/upload",
+        Access::Legacy(Role::Releaser),
+    ),
+    (
+        "GET",
+        "/api/cloud/fota/status",
+        Access::Legacy(Role::Viewer),
+    ),
+    (
+        "POST",
+        "/api/cloud/fota/rollback",
+        Access::Legacy(Role::Operator),
+    ),
+    (
+        "POST",
+        "/api/cloud/fota/clear",
+        Access::Legacy(Role::Operator),
+    ),
+    (
+        "GET",
+        "/api/cloud/logs/{kind}",
+        Access::Legacy(Role::Viewer),
+    ),
+    ("GET", "/api/inverter/fota/manifest", Access::Open),
+    ("GET", "/api/inverter/fota/chunk", Access::Open),
+    ("POST", "/api/inverter/fota/status", Access::Open),
+    ("GET", "/api/inverter/fota/rollback-status", Access::Open),
+    ("GET", "/api/inverter/status", Access::Open),
+    ("POST", "/api/device/status", Access::Open),
+];
+
+/// The page.
+pub const WEB_ROUTES: &[Route] = &[
+    ("GET", "/", Access::Page),
+    ("POST", "/login", Access::Page),
+    ("POST", "/logout", Access::Page),
+    ("GET", "/rollouts/{id}", Access::Open),
+    ("GET", "/assets/{name}", Access::Open),
 ];
 
 /// The whole server as a service.
 pub fn router(state: AppState) -> Router {
-    let operator = middleware::from_fn_with_state(state.clone(), auth::require_operator);
+    let guard = middleware::from_fn_with_state(state.clone(), auth::guard::guard);
     let device = middleware::from_fn_with_state(state.clone(), tls::require_client_certificate);
     Router::new()
         .merge(open())
         .merge(devices().route_layer(device))
-        .merge(manager().route_layer(operator))
+        .merge(manager())
+        .merge(operators())
         .merge(compat::routes(&state))
         .merge(web::routes(&state))
+        .route_layer(guard)
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn(extract::refuse_encoded))
@@ -112,7 +200,7 @@ fn devices() -> Router<AppState> {
         .route("/d/v1/log/consistency", get(log::consistency))
 }
 
-/// What needs the operator's token.
+/// The fleet and what is brought to it.
 fn manager() -> Router<AppState> {
     Router::new()
         .route("/api/v1/server", get(fleet::server))
@@ -159,4 +247,22 @@ fn manager() -> Router<AppState> {
         )
         .route("/api/v1/events", get(events::list))
         .route("/api/v1/events/stream", get(events::stream))
+}
+
+/// Who may do what, and who did what.
+fn operators() -> Router<AppState> {
+    Router::new()
+        .route(
+            "/api/v1/session",
+            post(session::login).delete(session::logout),
+        )
+        .route("/api/v1/whoami", get(session::whoami))
+        .route("/api/v1/users", get(users::list).post(users::create))
+        .route("/api/v1/users/{name}", delete(users::remove))
+        .route("/api/v1/users/{name}/role", post(users::set_role))
+        .route("/api/v1/users/{name}/password", post(users::set_password))
+        .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/api/v1/audit", get(audit::list))
+        .route("/api/v1/audit/export", get(audit::export))
 }

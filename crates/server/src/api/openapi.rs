@@ -7,8 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    blobs, checkin, devices, events, fleet, groups, health, log, products, releases, rollbacks,
-    rollouts, roots,
+    audit, blobs, checkin, devices, events, fleet, groups, health, log, products, releases,
+    rollbacks, rollouts, roots, session, tokens, users,
 };
 
 #[derive(OpenApi)]
@@ -28,6 +28,10 @@ use super::{
         log::head, log::proof, log::consistency, log::list,
         products::secure_boot, products::set_secure_boot,
         rollbacks::request, events::list, events::stream,
+        session::login, session::logout, session::whoami,
+        users::list, users::create, users::remove, users::set_role, users::set_password,
+        tokens::list, tokens::create, tokens::revoke,
+        audit::list, audit::export,
     ),
     modifiers(&Token, &UniqueNames),
     security(("token" = []))

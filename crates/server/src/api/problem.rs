@@ -19,6 +19,7 @@ pub struct Refusal {
     code: &'static str,
     field: Option<String>,
     detail: String,
+    retry_after_s: Option<u32>,
 }
 
 impl Refusal {
@@ -29,6 +30,7 @@ impl Refusal {
             code,
             field: None,
             detail: detail.into(),
+            retry_after_s: None,
         }
     }
 
@@ -51,6 +53,12 @@ impl Refusal {
     /// Names the field that is wrong.
     pub fn of(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
+        self
+    }
+
+    /// Says when to try again.
+    pub fn retry_after_s(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
         self
     }
 
@@ -83,11 +91,16 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = self.status;
+        let (status, retry_after_s) = (self.status, self.retry_after_s);
         let mut response = (status, Json(self.problem())).into_response();
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = retry_after_s {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
+        }
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()

@@ -8,7 +8,13 @@ use super::{
     extract::{Json, Segment},
     problem::Refusal,
 };
-use crate::{AppState, domain::model::NewEvent, service::commit};
+use crate::{
+    AppState,
+    auth::{By, Record},
+    domain::model::NewEvent,
+    service::commit_by,
+    store::Tx,
+};
 
 /// Secure boot keys of one product: a chip trusts three, and a product is built for several chips at
 /// most.
@@ -34,6 +40,7 @@ pub async fn signing(
     responses((status = 200, body = ProductSigning), (status = 400, body = Problem)))]
 pub async fn set_signing(
     State(state): State<AppState>,
+    by: By,
     Segment(name): Segment,
     Json(request): Json<ProductSigningRequest>,
 ) -> Result<JsonReply<ProductSigning>, Refusal> {
@@ -47,13 +54,8 @@ pub async fn set_signing(
         } else {
             "only signed releases are taken"
         };
-        let event = NewEvent {
-            kind: "product.signing".to_owned(),
-            actor: "operator",
-            text: format!("{name}: {rule}"),
-            ..NewEvent::default()
-        };
-        commit(&state, tx, &[event], false).await?;
+        let event = ("product.signing", format!("{name}: {rule}"));
+        record(&state, tx, &by, &name, event).await?;
     }
     Ok(JsonReply(ProductSigning { name, unsigned }))
 }
@@ -80,6 +82,7 @@ pub async fn secure_boot(
     responses((status = 200, body = ProductSecureBoot), (status = 400, body = Problem)))]
 pub async fn set_secure_boot(
     State(state): State<AppState>,
+    by: By,
     Segment(name): Segment,
     Json(body): Json<SecureBootKeys>,
 ) -> Result<JsonReply<ProductSecureBoot>, Refusal> {
@@ -94,17 +97,33 @@ pub async fn set_secure_boot(
     tx.set_secure_boot_keys(&product, &body.digests).await?;
     let digests = tx.secure_boot_keys(&product).await?;
     let names: Vec<String> = digests.iter().map(ToString::to_string).collect();
+    let text = match names.is_empty() {
+        true => format!("{product}: no key is asked for"),
+        false => format!("{product}: signed by {}", names.join(" or ")),
+    };
+    let event = ("product.secure_boot", text);
+    record(&state, tx, &by, &product, event).await?;
+    Ok(JsonReply(ProductSecureBoot { product, digests }))
+}
+
+/// Stores what an operator has set, with the event and the audit record that tell of it.
+async fn record(
+    state: &AppState,
+    tx: Tx,
+    by: &By,
+    product: &str,
+    (action, text): (&'static str, String),
+) -> Result<(), Refusal> {
     let event = NewEvent {
-        kind: "product.secure_boot".to_owned(),
+        kind: action.to_owned(),
         actor: "operator",
-        text: match names.is_empty() {
-            true => format!("{product}: no key is asked for"),
-            false => format!("{product}: signed by {}", names.join(" or ")),
-        },
+        text,
         ..NewEvent::default()
     };
-    commit(&state, tx, &[event], false).await?;
-    Ok(JsonReply(ProductSecureBoot { product, digests }))
+    let object = format!("product:{product}");
+    let record = Record::new(action, object, event.text.clone());
+    commit_by(state, tx, by, record, &[event], false).await?;
+    Ok(())
 }
 
 fn check(name: &str) -> Result<(), Refusal> {

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     AppState,
+    auth::By,
     service::{
         download,
         releases::{self, Upload},
@@ -34,6 +35,7 @@ const BUNDLE_HEAD_BYTES_MAX: u64 = 12 + OBJECT_BYTES_MAX as u64;
         (status = 409, body = Problem), (status = 413, body = Problem), (status = 422, body = Problem)))]
 pub async fn upload(
     State(state): State<AppState>,
+    by: By,
     Query(wanted): Query<ReleaseUpload>,
     request: Request,
 ) -> Result<(StatusCode, Json<Release>), Refusal> {
@@ -45,7 +47,7 @@ pub async fn upload(
         seed_chunk_bytes: None,
         lab: state.config.lab,
     };
-    let (release, is_new) = releases::take_in(&state, upload).await?;
+    let (release, is_new) = releases::take_in(&state, upload, &by).await?;
     drop(turn);
     let status = if is_new {
         StatusCode::CREATED
@@ -116,11 +118,12 @@ pub async fn image(
     responses((status = 200, body = Release), (status = 404, body = Problem)))]
 pub async fn yank(
     State(state): State<AppState>,
+    by: By,
     Segment(id): Segment,
     JsonOrNothing(body): JsonOrNothing<ReasonBody>,
 ) -> Result<Json<Release>, Refusal> {
     let id = number(&id)?;
-    let release = releases::yank(&state, id, &body.reason).await?;
+    let release = releases::yank(&state, id, &body.reason, &by).await?;
     let running_on = state.store.read().await?.running_on().await?;
     Ok(Json(view::release(&release, &running_on)))
 }

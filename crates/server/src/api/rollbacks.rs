@@ -4,6 +4,7 @@ use fota_proto::manager::{Problem, RollbackAccepted, RollbackRequest};
 use super::{extract::Json as JsonBody, problem::Refusal};
 use crate::{
     AppState,
+    auth::By,
     service::{rollbacks, view},
 };
 
@@ -13,9 +14,10 @@ use crate::{
     responses((status = 200, body = RollbackAccepted), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn request(
     State(state): State<AppState>,
+    by: By,
     JsonBody(body): JsonBody<RollbackRequest>,
 ) -> Result<Json<RollbackAccepted>, Refusal> {
-    let ordered = rollbacks::order(&state, &body, "operator").await?;
+    let ordered = rollbacks::order(&state, &body, &by).await?;
     Ok(Json(RollbackAccepted {
         orders: ordered.orders.iter().map(view::rollback_order).collect(),
         excluded: ordered.excluded,

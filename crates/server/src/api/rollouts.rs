@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     AppState,
+    auth::By,
     domain::model::{self, Standing},
     service::{
         rollouts::{self, Command},
@@ -36,9 +37,10 @@ pub async fn preview(
         (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn start(
     State(state): State<AppState>,
+    by: By,
     JsonBody(request): JsonBody<RolloutRequest>,
 ) -> Result<(StatusCode, Json<Rollout>), Refusal> {
-    let rollout = rollouts::start(&state, &request, "operator").await?;
+    let rollout = rollouts::start(&state, &request, &by).await?;
     let shown = shown(&state, &rollout).await?;
     Ok((StatusCode::CREATED, Json(shown)))
 }
@@ -108,10 +110,11 @@ pub async fn show(
     responses((status = 200, body = Rollout), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn pause(
     state: State<AppState>,
+    by: By,
     id: Segment,
     body: JsonOrNothing<ReasonBody>,
 ) -> Result<Json<Rollout>, Refusal> {
-    command(state, id, Command::Pause, body).await
+    command(state, by, id, Command::Pause, body).await
 }
 
 /// Offers again.
@@ -120,10 +123,11 @@ pub async fn pause(
     responses((status = 200, body = Rollout), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn resume(
     state: State<AppState>,
+    by: By,
     id: Segment,
     body: JsonOrNothing<ReasonBody>,
 ) -> Result<Json<Rollout>, Refusal> {
-    command(state, id, Command::Resume, body).await
+    command(state, by, id, Command::Resume, body).await
 }
 
 /// Ends a rollout: devices that have not begun to install drop it.
@@ -132,10 +136,11 @@ pub async fn resume(
     responses((status = 200, body = Rollout), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn abort(
     state: State<AppState>,
+    by: By,
     id: Segment,
     body: JsonOrNothing<ReasonBody>,
 ) -> Result<Json<Rollout>, Refusal> {
-    command(state, id, Command::Abort, body).await
+    command(state, by, id, Command::Abort, body).await
 }
 
 /// Offers the release again to the devices that failed; not where it is blocked.
@@ -144,20 +149,22 @@ pub async fn abort(
     responses((status = 200, body = Rollout), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn retry(
     state: State<AppState>,
+    by: By,
     id: Segment,
     body: JsonOrNothing<ReasonBody>,
 ) -> Result<Json<Rollout>, Refusal> {
-    command(state, id, Command::Retry, body).await
+    command(state, by, id, Command::Retry, body).await
 }
 
 async fn command(
     State(state): State<AppState>,
+    by: By,
     Segment(id): Segment,
     command: Command,
     JsonOrNothing(body): JsonOrNothing<ReasonBody>,
 ) -> Result<Json<Rollout>, Refusal> {
     let id = number(&id)?;
-    let rollout = rollouts::command(&state, id, command, &body.reason).await?;
+    let rollout = rollouts::command(&state, id, command, &body.reason, &by).await?;
     shown(&state, &rollout).await.map(Json)
 }
 

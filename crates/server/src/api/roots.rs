@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     AppState,
+    auth::By,
     service::{download::FOREVER, roots},
 };
 
@@ -29,12 +30,13 @@ use crate::{
         (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn add(
     State(state): State<AppState>,
+    by: By,
     request: Request,
 ) -> Result<(StatusCode, Json<Root>), Refusal> {
     let (parts, body) = request.into_parts();
     require_type_of(&parts.headers, &[COSE, "application/octet-stream"])?;
     let bytes = whole_body(body, OBJECT_BYTES_MAX as u64).await?;
-    let (root, is_new) = roots::add(&state, bytes).await?;
+    let (root, is_new) = roots::add(&state, bytes, &by).await?;
     let status = if is_new {
         StatusCode::CREATED
     } else {

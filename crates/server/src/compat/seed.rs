@@ -20,7 +20,7 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{AppState, auth::require_operator_or_legacy_open, tls::require_client_certificate};
+use crate::{AppState, tls::require_client_certificate};
 
 /// Every path of the seed, and the three that its tools ask for and it never had a route for.
 pub fn routes(state: &AppState) -> Router<AppState> {
@@ -31,11 +31,7 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         .route("/api/cloud/fota/clear", post(operator_api::clear))
         .route("/api/cloud/logs/{kind}", get(operator_api::logs))
         // Bodies are read, and limited, by the handlers.
-        .layer(DefaultBodyLimit::disable())
-        .route_layer(from_fn_with_state(
-            state.clone(),
-            require_operator_or_legacy_open,
-        ));
+        .layer(DefaultBodyLimit::disable());
     let devices = Router::new()
         .route("/api/inverter/fota/manifest", get(device_api::manifest))
         .route("/api/inverter/fota/chunk", get(device_api::chunk))

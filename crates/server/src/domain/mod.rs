@@ -5,6 +5,7 @@
 //! stored and says which order stands.
 
 pub mod attempt;
+pub mod audit;
 pub mod log;
 pub mod model;
 pub mod presence;

@@ -13,6 +13,7 @@ pub mod view;
 
 use crate::{
     AppState,
+    auth::{By, Record},
     domain::model::NewEvent,
     hub::News,
     store::{StoreError, Tx},
@@ -39,4 +40,17 @@ pub(crate) async fn commit(
         state.hub.tell(News::Stored);
     }
     Ok(generation)
+}
+
+/// Like [`commit`], for what an operator did: the audit log says so in the same transaction.
+pub(crate) async fn commit_by(
+    state: &AppState,
+    mut tx: Tx,
+    by: &By,
+    record: Record,
+    events: &[NewEvent],
+    changes_plan: bool,
+) -> Result<i64, StoreError> {
+    tx.append_audit(by.did(record), state.now_ms()).await?;
+    commit(state, tx, events, changes_plan).await
 }

@@ -13,10 +13,11 @@ use fota_proto::{
     signed::bundle::Bundle,
 };
 
-use super::{commit, secure_boot, signed};
+use super::{commit_by, secure_boot, signed};
 use crate::{
     AppState,
     api::problem::Refusal,
+    auth::{By, Record},
     blobs,
     domain::{
         model::{NewEvent, Release, Signed},
@@ -45,7 +46,11 @@ struct Judged {
 
 /// Checks and stores an image or a bundle; false where the same is there already. When this
 /// returns, the release survives a power cut.
-pub async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, bool), Refusal> {
+pub async fn take_in(
+    state: &AppState,
+    upload: Upload,
+    by: &By,
+) -> Result<(Release, bool), Refusal> {
     let now = state.now_ms();
     let root = match Bundle::looks_like(&upload.bytes) {
         true => Some(signed::newest_root(state).await?),
@@ -75,11 +80,11 @@ pub async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, bool)
     match find_known(state, &mut tx, new).await? {
         Some(Known::Same(same)) => Ok((same, false)),
         Some(Known::Unsigned(same)) => {
-            let release = sign(state, tx, same, new).await?;
+            let release = sign(state, tx, same, new, by).await?;
             Ok((release, false))
         }
         None => {
-            let release = insert(state, tx, new).await?;
+            let release = insert(state, tx, new, by).await?;
             Ok((release, true))
         }
     }
@@ -143,13 +148,16 @@ async fn put(state: &AppState, judged: &Judged) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn insert(state: &AppState, mut tx: Tx, new: &Release) -> Result<Release, Refusal> {
+async fn insert(state: &AppState, mut tx: Tx, new: &Release, by: &By) -> Result<Release, Refusal> {
     let release = tx.insert_release(new).await?;
     let entry = release.signed.as_ref().map(|signed| signed.digest);
     let entry = entry.unwrap_or(release.sha256);
     tx.append_log(entry, release.id, state.now_ms()).await?;
     let size = Grouped(release.bytes);
-    let signature = release.signed.as_ref().map_or(String::new(), by);
+    let signature = release
+        .signed
+        .as_ref()
+        .map_or(String::new(), signature_text);
     let event = NewEvent {
         kind: "release.uploaded".to_owned(),
         release: Some(release.id),
@@ -160,7 +168,9 @@ async fn insert(state: &AppState, mut tx: Tx, new: &Release) -> Result<Release, 
         ),
         ..NewEvent::default()
     };
-    commit(state, tx, &[event], true).await?;
+    let detail = format!("{}; SHA-256 {}", event.text, release.sha256);
+    let record = Record::new("release.uploaded", object(release.id), detail);
+    commit_by(state, tx, by, record, &[event], true).await?;
     Ok(release)
 }
 
@@ -170,6 +180,7 @@ async fn sign(
     mut tx: Tx,
     same: Release,
     new: &Release,
+    by: &By,
 ) -> Result<Release, Refusal> {
     let signed = new
         .signed
@@ -182,19 +193,30 @@ async fn sign(
         kind: "release.signed".to_owned(),
         release: Some(same.id),
         actor: "operator",
-        text: format!("{} {}{}", same.project, same.version, by(&signed)),
+        text: format!(
+            "{} {}{}",
+            same.project,
+            same.version,
+            signature_text(&signed)
+        ),
         ..NewEvent::default()
     };
-    commit(state, tx, &[event], true).await?;
+    let detail = format!("{}; release {}", event.text, signed.digest);
+    let record = Record::new("release.signed", object(same.id), detail);
+    commit_by(state, tx, by, record, &[event], true).await?;
     Ok(Release {
         signed: Some(signed),
         ..same
     })
 }
 
-fn by(signed: &Signed) -> String {
+fn signature_text(signed: &Signed) -> String {
     let (sequence, keys) = (signed.sequence, signed.signed_by.join(", "));
     format!(", sequence {sequence}, signed by {keys}")
+}
+
+fn object(id: i64) -> String {
+    format!("release:{id}")
 }
 
 /// The release that holds the same bytes; refuses bytes that contradict a release.
@@ -411,7 +433,7 @@ fn bare(upload: &Upload, version: &str, now: i64) -> Release {
 }
 
 /// Withdraws a release: it is never offered again. Devices that run it go on.
-pub async fn yank(state: &AppState, id: i64, reason: &str) -> Result<Release, Refusal> {
+pub async fn yank(state: &AppState, id: i64, reason: &str, by: &By) -> Result<Release, Refusal> {
     if reason.len() > NOTES_BYTES_MAX {
         let detail = format!(
             "reason has {} bytes; at most {NOTES_BYTES_MAX} are taken",
@@ -438,7 +460,8 @@ pub async fn yank(state: &AppState, id: i64, reason: &str) -> Result<Release, Re
         text: format!("{}: {reason}", release.version),
         ..NewEvent::default()
     };
-    commit(state, tx, &[event], true).await?;
+    let record = Record::new("release.yanked", object(id), event.text.clone());
+    commit_by(state, tx, by, record, &[event], true).await?;
     Ok(Release {
         yanked: true,
         ..release

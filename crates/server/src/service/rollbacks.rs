@@ -6,12 +6,13 @@ use fota_proto::{
 };
 
 use super::{
-    commit,
-    rollouts::{find_release, find_target},
+    commit_by,
+    rollouts::{find_release, find_target, shown},
 };
 use crate::{
     AppState,
     api::problem::Refusal,
+    auth::{By, Record},
     domain::{
         model::{Device, NewEvent, Plan, Protocol, Release, RollbackOrder, RollbackState},
         trust::below_epoch,
@@ -36,7 +37,7 @@ pub struct Ordered {
 pub async fn order(
     state: &AppState,
     request: &RollbackRequest,
-    actor: &'static str,
+    by: &By,
 ) -> Result<Ordered, Refusal> {
     check_reason(&request.reason)?;
     let mut tx = state.store.write().await?;
@@ -57,7 +58,7 @@ pub async fn order(
             Some(device) if !runs_only(&device, only.as_ref()) => Err("runs_another_release"),
             Some(device) => {
                 let now = state.now_ms();
-                order_one(&mut tx, &plan, &device, &request.reason, actor, now).await?
+                order_one(&mut tx, &plan, &device, &request.reason, "operator", now).await?
             }
         };
         match reason {
@@ -71,7 +72,10 @@ pub async fn order(
             }),
         }
     }
-    commit(state, tx, &events, true).await?;
+    let (orders, excluded) = (ordered.orders.len(), ordered.excluded.len());
+    let detail = format!("{orders} devices, {excluded} left out: {}", request.reason);
+    let record = Record::new("rollback.requested", shown(&target), detail);
+    commit_by(state, tx, by, record, &events, true).await?;
     Ok(ordered)
 }
 

@@ -9,10 +9,11 @@ use fota_proto::{
     manager::{Excluded, Presence, Preview, RolloutRequest},
 };
 
-use super::{commit, rollbacks};
+use super::{commit_by, rollbacks};
 use crate::{
     AppState,
     api::problem::Refusal,
+    auth::{By, Record},
     domain::{
         attempt::is_failure,
         model::{Attempt, NewEvent, Plan, Release, Rollout, Standing, Target},
@@ -167,7 +168,7 @@ pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Previ
 pub async fn start(
     state: &AppState,
     request: &RolloutRequest,
-    actor: &'static str,
+    by: &By,
 ) -> Result<Rollout, Refusal> {
     let mut tx = state.store.write().await?;
     let Checked { release, target } = check(&mut tx, request).await?;
@@ -195,13 +196,19 @@ pub async fn start(
         kind: "rollout.started".to_owned(),
         rollout: Some(rollout.id),
         release: Some(release.id),
-        actor,
+        actor: "operator",
         text: format!("{} to {}", release.version, shown(&rollout.target)),
         ..NewEvent::default()
     }];
     events.extend(supersede(&mut tx, &rollout, &release).await?);
-    commit(state, tx, &events, true).await?;
+    let detail = format!("release:{} {}", release.id, events[0].text);
+    let record = Record::new("rollout.started", object(rollout.id), detail);
+    commit_by(state, tx, by, record, &events, true).await?;
     Ok(rollout)
+}
+
+fn object(id: i64) -> String {
+    format!("rollout:{id}")
 }
 
 fn same_request(earlier: Rollout, new: &Rollout) -> Result<Rollout, Refusal> {
@@ -217,7 +224,7 @@ fn same_request(earlier: Rollout, new: &Rollout) -> Result<Rollout, Refusal> {
 }
 
 /// Targets for people: at most a few of them.
-fn shown(target: &Target) -> String {
+pub(super) fn shown(target: &Target) -> String {
     const SHOWN_MAX: usize = 5;
     let texts = target.to_texts();
     let mut shown = texts.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>();
@@ -272,6 +279,7 @@ pub async fn command(
     id: i64,
     command: Command,
     reason: &str,
+    by: &By,
 ) -> Result<Rollout, Refusal> {
     if reason.len() > NOTES_BYTES_MAX {
         let detail = format!(
@@ -323,7 +331,8 @@ pub async fn command(
         text: text.unwrap_or_else(|| "no reason given".to_owned()),
         ..NewEvent::default()
     };
-    commit(state, tx, &[event], true).await?;
+    let record = Record::new(kind, object(id), event.text.clone());
+    commit_by(state, tx, by, record, &[event], true).await?;
     Ok(rollout)
 }
 

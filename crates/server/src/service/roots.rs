@@ -7,10 +7,11 @@ use fota_proto::{
     signed::{Alg, RoleName, Root, SignedError},
 };
 
-use super::commit;
+use super::commit_by;
 use crate::{
     AppState,
     api::problem::Refusal,
+    auth::{By, Record},
     blobs,
     domain::{
         model::{NewEvent, Release, Signed},
@@ -24,7 +25,11 @@ const ROLES: [RoleName; 3] = [RoleName::Root, RoleName::Release, RoleName::Onlin
 
 /// Takes in a root: the first one as it is, a later one only where the newest leads to it. False
 /// where it is there already.
-pub async fn add(state: &AppState, bytes: Bytes) -> Result<(manager::Root, bool), Refusal> {
+pub async fn add(
+    state: &AppState,
+    bytes: Bytes,
+    by: &By,
+) -> Result<(manager::Root, bool), Refusal> {
     let digest = blobs::digest(&bytes);
     let now = state.now_ms();
     let mut tx = state.store.write().await?;
@@ -56,7 +61,9 @@ pub async fn add(state: &AppState, bytes: Bytes) -> Result<(manager::Root, bool)
         text: added(&root, lost),
         ..NewEvent::default()
     };
-    commit(state, tx, &[event], true).await?;
+    let detail = format!("{}; SHA-256 {digest}", event.text);
+    let record = Record::new("root.added", format!("root:{}", root.version), detail);
+    commit_by(state, tx, by, record, &[event], true).await?;
     Ok((view(&stored, &root), true))
 }
 

@@ -6,6 +6,7 @@
 //! passes it on, so one request is one transaction.
 
 mod attempts;
+mod audit;
 mod db;
 mod devices;
 mod events;
@@ -17,7 +18,10 @@ mod rollbacks;
 mod rollouts;
 mod schema;
 mod seed;
+mod sessions;
 mod signing;
+mod tokens;
+mod users;
 
 use std::path::Path;
 
@@ -26,7 +30,10 @@ pub use db::Tx;
 pub use devices::DeviceFilter;
 pub(crate) use devices::protocol_name;
 pub use events::EventFilter;
+pub use sessions::{Session, SessionOf};
 pub use signing::StoredRoot;
+pub use tokens::StoredToken;
+pub use users::Account;
 
 /// What the store says when it cannot do its work.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ use super::{Store, StoreError, Tx, db::values};
 /// released; append.
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_operators.sql"),
     include_str!("migrations/0003_products.sql"),
     include_str!("migrations/0004_signing.sql"),
 ];

@@ -1,47 +1,54 @@
 //! The page at `/`: the fleet, live. Rendered here, so it works without JavaScript; with it, the
 //! script fetches the changing part again after every event.
 //!
+//! Whom the server does not know sees the login. A link with `?token=` is exchanged for a session
+//! and leaves the address bar and the history.
+//!
 //! Nothing on it comes from another origin, and nothing in it is inline: a device's texts are
 //! escaped by the templates, and the content security policy would not run them either.
 
 mod assets;
+mod door;
 pub mod time;
 pub(crate) mod view;
 
 use askama::Template;
 use axum::{
     Json, Router,
-    extract::{Path, RawQuery, State},
-    http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    extract::{Path, RawQuery, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::map_response,
     response::{IntoResponse, Redirect, Response},
-    routing::get,
+    routing::{get, post},
 };
 
 use crate::{
     AppState,
     api::{fleet, problem::Refusal},
-    auth::{COOKIE, is_operator},
+    auth::{Principal, Via, cookie, guard},
     http::public_base,
     service::view as facts,
     store::DeviceFilter,
 };
 use view::{
-    DEVICES_SHOWN_MAX, Door, EVENTS_SHOWN_MAX, Facts, Fleet, Page, ROLLOUTS_ENDED_SHOWN_MAX,
-    ROLLOUTS_READ_MAX,
+    DEVICES_SHOWN_MAX, EVENTS_SHOWN_MAX, Facts, Fleet, Page, ROLLOUTS_ENDED_SHOWN_MAX,
+    ROLLOUTS_READ_MAX, Visitor,
 };
 
 /// The page and its files.
 pub fn routes(_state: &AppState) -> Router<AppState> {
     Router::new()
         .route("/", get(page))
+        .route("/login", post(door::login))
+        .route("/logout", post(door::logout))
         .route("/rollouts/{id}", get(rollout))
         .route("/assets/{name}", get(asset))
         .layer(map_response(guarded))
 }
 
-/// Only our own files: no inline script or style, no frame, no other origin. A token in the
-/// address is not told on.
+/// Only our own files: no inline script or style, no frame, no other origin. An address of ours is
+/// told to no other server. (`no-referrer` would also take the origin away from our own forms,
+/// which the server wants to see.)
 const GUARDS: [(HeaderName, &str); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -49,7 +56,7 @@ const GUARDS: [(HeaderName, &str); 3] = [
          connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
+    (header::REFERRER_POLICY, "same-origin"),
 ];
 
 async fn guarded(mut response: Response) -> Response {
@@ -61,29 +68,43 @@ async fn guarded(mut response: Response) -> Response {
     response
 }
 
-/// `GET /`: the page; with `part=fleet` only what changes; with `token=T` a cookie and back here.
+/// `GET /`: the page; with `part=fleet` only what changes; with `token=T` a session and back here.
 async fn page(
     State(state): State<AppState>,
-    extensions: Extensions,
-    headers: HeaderMap,
     RawQuery(query): RawQuery,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    let base = public_base(&state.config, &extensions, &headers);
+    let (parts, _) = request.into_parts();
     if let Some(token) = parameter(query.as_deref(), "token") {
-        return Ok(match state.token.is(token.trim()) {
-            true => let_in(token.trim(), base.starts_with("https:")),
-            false => door(true),
-        });
+        return door::exchange(&state, &parts, &token).await;
     }
-    if !is_operator(&state, &headers) {
-        return Ok(door(false));
-    }
-    let part = parameter(query.as_deref(), "part");
-    let html = render(&state, &base, part.as_deref() == Some("fleet")).await?;
+    let Some(principal) = parts.extensions.get::<Principal>() else {
+        return Ok(door::shut(None));
+    };
+    let origin = public_base(&state.config, &parts.extensions, &parts.headers);
+    let visitor = match parameter(query.as_deref(), "part").as_deref() {
+        Some("fleet") => None,
+        _ => Some(visitor(principal, &parts.headers)),
+    };
+    let html = render(&state, &origin, visitor).await?;
     Ok(html_response(StatusCode::OK, html))
 }
 
-async fn render(state: &AppState, origin: &str, only_fleet: bool) -> Result<String, Refusal> {
+fn visitor(principal: &Principal, headers: &HeaderMap) -> Visitor {
+    let id = cookie(headers).filter(|_| principal.via == Via::Cookie);
+    Visitor {
+        actor: principal.actor(),
+        role: principal.role.word(),
+        csrf: id.map(guard::csrf_token),
+    }
+}
+
+/// The page for a visitor, or without one only the part that changes.
+async fn render(
+    state: &AppState,
+    origin: &str,
+    visitor: Option<Visitor>,
+) -> Result<String, Refusal> {
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
     let filter = DeviceFilter {
@@ -115,38 +136,15 @@ async fn render(state: &AppState, origin: &str, only_fleet: bool) -> Result<Stri
         origin,
         now_ms: state.now_ms(),
     };
-    let rendered = match only_fleet {
-        true => Fleet::new(&facts).render(),
-        false => Page::new(&facts).render(),
+    let rendered = match visitor {
+        None => Fleet::new(&facts).render(),
+        Some(visitor) => Page::new(&facts, visitor).render(),
     };
     rendered.map_err(|error| {
         tracing::error!(%error, "the page could not be rendered");
         let detail = "the page could not be made: please report it with the server's log";
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", detail)
     })
-}
-
-/// Puts the token into a cookie that no script can read and no other site can make a browser
-/// send, and takes it out of the address.
-fn let_in(token: &str, only_https: bool) -> Response {
-    let secure = if only_https { "; Secure" } else { "" };
-    let cookie =
-        format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000{secure}");
-    let Ok(cookie) = HeaderValue::from_str(&cookie) else {
-        return door(true);
-    };
-    let headers = [
-        (header::LOCATION, HeaderValue::from_static("/")),
-        (header::SET_COOKIE, cookie),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    (StatusCode::SEE_OTHER, headers).into_response()
-}
-
-/// What a browser without a token sees.
-fn door(refused: bool) -> Response {
-    let html = Door::new(refused).render().unwrap_or_default();
-    html_response(StatusCode::UNAUTHORIZED, html)
 }
 
 fn html_response(status: StatusCode, html: String) -> Response {

@@ -90,10 +90,20 @@ pub struct Page {
     server_version: String,
     kinds: String,
     fleet: Fleet,
+    visitor: Visitor,
+}
+
+/// Who looks at the page.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    pub actor: String,
+    pub role: &'static str,
+    /// The CSRF token of the browser's session; none where there is no session to end.
+    pub csrf: Option<String>,
 }
 
 impl Page {
-    pub fn new(facts: &Facts) -> Self {
+    pub fn new(facts: &Facts, visitor: Visitor) -> Self {
         Self {
             style: assets::style().path(),
             script: assets::script().path(),
@@ -101,22 +111,23 @@ impl Page {
             server_version: facts.server.version.clone(),
             kinds: EVENT_KINDS.join(" "),
             fleet: Fleet::new(facts),
+            visitor,
         }
     }
 }
 
-/// Shown to a browser without a token.
+/// The login, shown to a browser that nobody is known to be behind.
 #[derive(Template)]
 #[template(path = "door.html")]
-pub struct Door {
-    pub style: &'static str,
-    pub icon: &'static str,
-    /// Whether the browser did send a token, a wrong one.
-    pub refused: bool,
+pub struct Door<'a> {
+    style: &'static str,
+    icon: &'static str,
+    /// Why the last try did not work.
+    refused: Option<&'a str>,
 }
 
-impl Door {
-    pub fn new(refused: bool) -> Self {
+impl<'a> Door<'a> {
+    pub fn new(refused: Option<&'a str>) -> Self {
         Self {
             style: assets::style().path(),
             icon: assets::icon().path(),

@@ -189,6 +189,7 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "products" if path.ends_with("secure-boot") => bad_products(method),
         "events" => bad_events(path),
         "roots" | "products" | "log" => bad_signing(method, path),
+        "session" | "users" | "tokens" | "audit" => bad_operators(method, path),
         _ => bad_others(path),
     }
 }
@@ -223,7 +224,7 @@ fn bad_others(path: &str) -> Option<Vec<Bad>> {
     let blob = |name: &str, status, field| Bad::path(&format!("/d/v1/blobs/{name}"), status, field);
     Some(match path {
         "/healthz" | "/readyz" | "/api/openapi.json" => Vec::new(),
-        "/api/v1/server" | "/api/v1/fleet/summary" => Vec::new(),
+        "/api/v1/server" | "/api/v1/fleet/summary" | "/api/v1/whoami" => Vec::new(),
         "/d/v1/check-in" => bad_check_ins(),
         "/d/v1/blobs/{sha256}" => vec![
             blob("x", 400, "sha256"),
@@ -303,6 +304,120 @@ fn bad_signing(method: &str, path: &str) -> Option<Vec<Bad>> {
         }
         _ => return None,
     })
+}
+
+fn bad_operators(method: &str, path: &str) -> Option<Vec<Bad>> {
+    let user = |name: &str, after: &str| format!("/api/v1/users/{name}{after}");
+    Some(match (method, path) {
+        ("POST", "/api/v1/session") => bad_logins(path),
+        ("DELETE", "/api/v1/session") | ("GET", "/api/v1/audit/export") => Vec::new(),
+        ("GET", "/api/v1/users") => bad_pages(path),
+        ("GET", "/api/v1/tokens" | "/api/v1/audit") => bad_numbered_pages(path),
+        ("POST", "/api/v1/users") => bad_users(path),
+        ("POST", "/api/v1/tokens") => bad_tokens(path),
+        ("DELETE", "/api/v1/tokens/{id}") => bad_numbers("/api/v1/tokens/", "")
+            .into_iter()
+            .filter(|bad| bad.path != "/api/v1/tokens/r-")
+            .collect(),
+        ("DELETE", "/api/v1/users/{name}") => {
+            let mut all = bad_ids("/api/v1/users/", "", "name");
+            all.push(Bad::path(&user("nobody", ""), 404, "name"));
+            all
+        }
+        ("POST", "/api/v1/users/{name}/role") => {
+            let role = user("nobody", "/role");
+            let mut all = any_json(&role);
+            all.extend([
+                Bad::json(&role, json!({"role": "admin"}), 404, "name"),
+                Bad::json(
+                    &user("a%20b", "/role"),
+                    json!({"role": "admin"}),
+                    400,
+                    "name",
+                ),
+                Bad::json(&role, json!({}), 400, "role"),
+                Bad::json(&role, json!({"role": "root"}), 400, "role"),
+            ]);
+            all
+        }
+        ("POST", "/api/v1/users/{name}/password") => {
+            let password = user("nobody", "/password");
+            let good = json!({"password": PASSWORD});
+            let mut all = any_json(&password);
+            all.extend([
+                Bad::json(&password, good.clone(), 404, "name"),
+                Bad::json(&user("a%20b", "/password"), good, 400, "name"),
+                Bad::json(&password, json!({}), 400, "password"),
+                Bad::json(&password, json!({"password": "short"}), 400, "password"),
+            ]);
+            all
+        }
+        _ => return None,
+    })
+}
+
+fn bad_logins(path: &str) -> Vec<Bad> {
+    // Its bodies may be shorter than those of others: nobody is known yet.
+    let mut all: Vec<Bad> = any_json(path)
+        .into_iter()
+        .filter(|bad| bad.body.len() <= 8 * 1024)
+        .collect();
+    let json = "application/json";
+    all.extend([
+        Bad::raw(path, json, vec![b' '; 8 * 1024 + 1], 413, "body"),
+        Bad::json(path, json!({"user": "a"}), 400, "password"),
+        Bad::json(path, json!({"password": "a"}), 400, "user"),
+        Bad::json(path, json!({"user": 5, "password": "a"}), 400, "user"),
+        Bad::json(
+            path,
+            json!({"user": "a", "password": null}),
+            400,
+            "password",
+        ),
+    ]);
+    all
+}
+
+fn bad_users(path: &str) -> Vec<Bad> {
+    let with = |key: &str, value: Value| {
+        let mut body = json!({"name": "x", "role": "viewer", "password": PASSWORD});
+        body[key] = value;
+        body
+    };
+    let bad = |key: &'static str, value: Value| Bad::json(path, with(key, value), 400, key);
+    let mut all = any_json(path);
+    all.extend([
+        bad("name", json!("")),
+        bad("name", json!("all")),
+        bad("name", json!("a b")),
+        bad("name", json!("n".repeat(65))),
+        bad("role", json!("root")),
+        bad("role", json!(1)),
+        bad("password", json!("eleven byte")),
+        bad("password", json!("p".repeat(1025))),
+        bad("password", json!(5)),
+    ]);
+    all
+}
+
+fn bad_tokens(path: &str) -> Vec<Bad> {
+    let with = |key: &str, value: Value| {
+        let mut body = json!({"name": "x", "role": "viewer"});
+        body[key] = value;
+        body
+    };
+    let bad = |key: &'static str, value: Value| Bad::json(path, with(key, value), 400, key);
+    let mut all = any_json(path);
+    all.extend([
+        bad("name", json!("")),
+        bad("name", json!("../x")),
+        bad("role", json!("")),
+        bad("expires_in_s", json!(0)),
+        bad("expires_in_s", json!(-1)),
+        bad("expires_in_s", json!(1e300)),
+        bad("expires_in_s", json!(u64::MAX)),
+    ]);
+    all
 }
 
 fn bad_releases(method: &str, path: &str) -> Option<Vec<Bad>> {
@@ -570,6 +685,8 @@ async fn stored(server: &Server) -> Vec<Value> {
         "/api/v1/events?limit=1000",
         "/api/v1/roots",
         "/api/v1/log",
+        "/api/v1/users",
+        "/api/v1/tokens",
     ] {
         all.push(server.get(path).await.json());
     }
@@ -587,7 +704,7 @@ async fn bad_input_to_every_endpoint_is_refused_by_the_name_of_the_field() {
             .rollout(json!({"release": "1.0.5", "to": ["group:hall"]}))
             .await;
         let before = stored(&server).await;
-        for (method, path) in ROUTES {
+        for (method, path, _) in ROUTES {
             let requests = bad_requests(method, path);
             let requests =
                 requests.unwrap_or_else(|| panic!("no bad input is tried on {method} {path}"));
@@ -632,11 +749,11 @@ async fn an_unknown_path_and_a_wrong_method_are_problems_too() {
         assert_eq!(code, "not_found", "{path}");
     }
     let methods: BTreeSet<&str> = ["GET", "POST", "PUT", "PATCH", "DELETE"].into();
-    for (_, path) in ROUTES {
+    for (_, path, _) in ROUTES {
         let taken: BTreeSet<&str> = ROUTES
             .iter()
-            .filter(|(_, other)| other == path)
-            .map(|(method, _)| *method)
+            .filter(|(_, other, _)| other == path)
+            .map(|(method, _, _)| *method)
             .collect();
         for method in &methods - &taken {
             let filled = path

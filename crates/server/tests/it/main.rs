@@ -6,9 +6,11 @@ mod support;
 
 #[cfg(feature = "acme")]
 mod acme;
+mod attacks_operator;
 mod attacks_signing;
 mod attacks_transport;
-mod auth;
+mod audit;
+mod authorisation;
 mod bad_input;
 mod blobs;
 mod checkin;
@@ -18,6 +20,7 @@ mod events;
 mod groups;
 mod log;
 mod openapi;
+mod operators;
 mod products;
 mod releases;
 mod rollbacks;

@@ -16,6 +16,7 @@ use fota_proto::{
     list::List,
     log::LogHead,
     manager::{Device, Release, Rollout, RolloutDetail},
+    operators::AuditEntry,
     signed::Envelope,
 };
 use fota_server::{Clock, Config, start};
@@ -25,6 +26,7 @@ use sqlx::{Connection, Executor};
 
 /// Monday, 23 November 2026, noon.
 pub const NOON: i64 = 1_795_435_200_000;
+pub const PASSWORD: &str = "correct horse battery";
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// Runs a test on SQLite, and on PostgreSQL where one is given.
@@ -181,6 +183,71 @@ impl Server {
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = format!("{}{path}", self.base);
         self.http.request(method, url).bearer_auth(TOKEN)
+    }
+
+    /// A request as somebody else than the first admin.
+    pub fn request_as(&self, token: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let url = format!("{}{path}", self.base);
+        self.http.request(method, url).bearer_auth(token)
+    }
+
+    /// An API token of the server itself.
+    pub async fn token(&self, name: &str, role: &str) -> String {
+        let made = self
+            .post("/api/v1/tokens", json!({"name": name, "role": role}))
+            .await;
+        let made: Value = made.value(StatusCode::CREATED);
+        made["secret"].as_str().expect("a token").to_owned()
+    }
+
+    /// Makes a user whose password is [`PASSWORD`].
+    pub async fn user(&self, name: &str, role: &str) {
+        let body = json!({"name": name, "role": role, "password": PASSWORD});
+        let made = self.post("/api/v1/users", body).await;
+        let _: Value = made.value(StatusCode::CREATED);
+    }
+
+    /// Tries to log in through the API.
+    pub async fn login(&self, user: &str, password: &str) -> Reply {
+        let body = json!({"user": user, "password": password});
+        let url = format!("{}/api/v1/session", self.base);
+        Reply::of(self.http.post(url).json(&body)).await
+    }
+
+    /// The id of a new session of a user made by [`Server::user`].
+    pub async fn session(&self, user: &str) -> String {
+        let begun: Value = self.login(user, PASSWORD).await.value(StatusCode::CREATED);
+        begun["token"].as_str().expect("a session").to_owned()
+    }
+
+    /// The status of a read with this token.
+    pub async fn whoami(&self, token: &str) -> Reply {
+        Reply::of(self.request_as(token, Method::GET, "/api/v1/whoami")).await
+    }
+
+    /// Everything in the audit log.
+    pub async fn audit(&self) -> Vec<AuditEntry> {
+        let export = self.get("/api/v1/audit/export").await;
+        assert_eq!(export.status, StatusCode::OK);
+        let text = String::from_utf8(export.body).expect("text");
+        let lines = text.lines().map(serde_json::from_str);
+        lines.map(|entry| entry.expect("an entry")).collect()
+    }
+
+    /// Runs a statement behind the server's back.
+    pub async fn sql(&self, sql: &'static str) {
+        match &self.db {
+            Some(url) => {
+                let mut connection = sqlx::PgConnection::connect(url).await.expect("connects");
+                connection.execute(sql).await.expect("runs");
+            }
+            None => {
+                let url = format!("sqlite://{}", self.data.join("fota.db").display());
+                let connection = sqlx::SqliteConnection::connect(&url).await;
+                let mut connection = connection.expect("connects");
+                connection.execute(sql).await.expect("runs");
+            }
+        }
     }
 
     pub async fn get(&self, path: &str) -> Reply {

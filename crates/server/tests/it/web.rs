@@ -38,10 +38,19 @@ fn browser() -> reqwest::Client {
     builder.no_proxy().build().expect("a client")
 }
 
+/// The cookie that the link with the token gives.
+async fn session(bench: &Bench) -> String {
+    let link = got(browser().get(bench.url(&format!("/?token={TOKEN}")))).await;
+    let cookie = link.header(header::SET_COOKIE);
+    let pair = cookie.split(';').next().expect("a cookie");
+    assert!(pair.starts_with("fota_session=fota_s_"), "{cookie}");
+    pair.to_owned()
+}
+
 async fn page(bench: &Bench) -> Got {
     let request = browser()
         .get(bench.url("/"))
-        .header("cookie", format!("fota_token={TOKEN}"));
+        .header("cookie", session(bench).await);
     let got = got(request).await;
     assert_eq!(got.status, StatusCode::OK);
     got
@@ -57,7 +66,7 @@ fn address<'t>(html: &'t str, before: &str) -> &'t str {
 async fn without_the_token_the_page_says_where_it_is() {
     let bench = Bench::new().await;
     bench.seed_device("ESP32-001").boots("1.0.5").await;
-    for cookie in ["", "fota_token=wrong", "fota_token="] {
+    for cookie in ["", "fota_session=wrong", "fota_session="] {
         let shut = got(browser().get(bench.url("/")).header("cookie", cookie)).await;
         assert_eq!(shut.status, StatusCode::UNAUTHORIZED);
         assert!(shut.text.contains("operator-token") && !shut.text.contains("ESP32-001"));
@@ -77,7 +86,7 @@ async fn the_link_with_the_token_becomes_a_cookie_that_no_script_reads() {
     assert_eq!(right.status, StatusCode::SEE_OTHER);
     assert_eq!(right.header(header::LOCATION), "/");
     let cookie = right.header(header::SET_COOKIE);
-    assert!(cookie.starts_with(&format!("fota_token={TOKEN};")));
+    assert!(cookie.starts_with("fota_session=fota_s_") && !cookie.contains(TOKEN));
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"));
     let bearer = got(browser().get(bench.url("/")).bearer_auth(TOKEN)).await;
     assert_eq!(bearer.status, StatusCode::OK);
@@ -93,7 +102,7 @@ async fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
         policy.starts_with("default-src 'none'") && !policy.contains("unsafe"),
         "{policy}"
     );
-    assert_eq!(page.header(header::REFERRER_POLICY), "no-referrer");
+    assert_eq!(page.header(header::REFERRER_POLICY), "same-origin");
     assert_eq!(page.header(header::CACHE_CONTROL), "no-store");
     for bad in [
         "<style",

@@ -22,11 +22,12 @@ use super::{
 use crate::{
     AppState,
     api::{extract::whole_body, problem::Refusal},
+    auth::{By, Record},
     domain::{
         attempt::percent,
         model::{Attempt, Plan, Release, RollbackOrder, SEED_DEVICES, Standing},
     },
-    service::{releases, rollbacks, rollouts},
+    service::{commit_by, releases, rollbacks, rollouts},
     store::{StoreError, Tx, protocol_name},
     web::time,
 };
@@ -43,7 +44,7 @@ type Reply = Result<Json<Value>, SeedError>;
 
 /// `POST /api/cloud/fota/upload`: a release like any other, and a rollout of it to every device
 /// that speaks the seed's API, since that is what an upload meant there.
-pub async fn upload(State(state): State<AppState>, body: Body) -> Reply {
+pub async fn upload(State(state): State<AppState>, by: By, body: Body) -> Reply {
     let turn = state.uploads.acquire().await;
     let body = whole_body(body, upload::BODY_BYTES_MAX as u64).await?;
     let lab = state.config.lab;
@@ -59,13 +60,13 @@ pub async fn upload(State(state): State<AppState>, body: Body) -> Reply {
     if upload.hash_skipped {
         tracing::warn!(hash = %upload.sha256.short(), "--lab: skip_validation let a wrong hash pass; the true one is used");
     }
-    let (release, chunk_bytes) = take_in(&state, upload).await?;
+    let (release, chunk_bytes) = take_in(&state, upload, &by).await?;
     drop(turn);
     let release = Release {
         seed_chunk_bytes: Some(chunk_bytes),
         ..release
     };
-    offer_to_seed_devices(&state, &release).await?;
+    offer_to_seed_devices(&state, &release, &by).await?;
     let chunks = chunks_of(&release);
     let mut reply = json!({
         "status": "success",
@@ -86,7 +87,7 @@ pub async fn upload(State(state): State<AppState>, body: Body) -> Reply {
 }
 
 /// Stores the release as every upload does, and gives its chunk size.
-async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, u32), SeedError> {
+async fn take_in(state: &AppState, upload: Upload, by: &By) -> Result<(Release, u32), SeedError> {
     let (version, chunk_bytes) = (upload.version.clone(), upload.chunk_bytes.get());
     let wanted = ReleaseUpload {
         version: Some(upload.version),
@@ -102,6 +103,7 @@ async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, u32), See
             seed_chunk_bytes: Some(chunk_bytes),
             lab: state.config.lab,
         },
+        by,
     );
     let (release, is_new) = taken.await.map_err(refused_image)?;
     if release.version != version {
@@ -130,8 +132,13 @@ async fn take_in(state: &AppState, upload: Upload) -> Result<(Release, u32), See
     if !is_new {
         let mut tx = state.store.write().await?;
         tx.set_seed_chunk_bytes(release.id, chunk_bytes).await?;
-        tx.bump_generation().await?;
-        tx.commit().await?;
+        let detail = format!("{version} again, in chunks of {chunk_bytes} bytes");
+        let record = Record::new(
+            "release.uploaded",
+            format!("release:{}", release.id),
+            detail,
+        );
+        commit_by(state, tx, by, record, &[], true).await?;
     }
     Ok((release, chunk_bytes))
 }
@@ -147,7 +154,11 @@ fn refused_image(refusal: Refusal) -> SeedError {
 }
 
 /// Starts the rollout that an upload stands for, unless it is under way already.
-async fn offer_to_seed_devices(state: &AppState, release: &Release) -> Result<(), SeedError> {
+async fn offer_to_seed_devices(
+    state: &AppState,
+    release: &Release,
+    by: &By,
+) -> Result<(), SeedError> {
     let mut tx = state.store.read().await?;
     let newest = seed_rollouts(&mut tx).await?.into_iter().next();
     drop(tx);
@@ -164,7 +175,7 @@ async fn offer_to_seed_devices(state: &AppState, release: &Release) -> Result<()
         allow_product_change: true,
         idempotency_key: None,
     };
-    rollouts::start(state, &request, "operator").await?;
+    rollouts::start(state, &request, by).await?;
     Ok(())
 }
 
@@ -176,13 +187,14 @@ async fn seed_rollouts(tx: &mut Tx) -> Result<Vec<crate::domain::model::Rollout>
 }
 
 /// `POST /api/cloud/fota/clear`: stops offering what was uploaded. Releases and history stay.
-pub async fn clear(State(state): State<AppState>) -> Reply {
+pub async fn clear(State(state): State<AppState>, by: By) -> Reply {
     let mut tx = state.store.read().await?;
     let standing = seed_rollouts(&mut tx).await?;
     drop(tx);
     for rollout in &standing {
         let abort = rollouts::Command::Abort;
-        rollouts::command(&state, rollout.id, abort, "cleared through the seed's API").await?;
+        let reason = "cleared through the seed's API";
+        rollouts::command(&state, rollout.id, abort, reason, &by).await?;
     }
     Ok(Json(json!({
         "status": "success",
@@ -192,7 +204,7 @@ pub async fn clear(State(state): State<AppState>) -> Reply {
 }
 
 /// `POST /api/cloud/fota/rollback`: without `device_id`, or with `all`, every device.
-pub async fn rollback(State(state): State<AppState>, body: Body) -> Reply {
+pub async fn rollback(State(state): State<AppState>, by: By, body: Body) -> Reply {
     let fields = object(&whole_body(body, BODY_BYTES_MAX).await?)?;
     let reason = match text(&fields, "reason")?.trim() {
         "" => "Manual rollback requested",
@@ -212,7 +224,7 @@ pub async fn rollback(State(state): State<AppState>, body: Body) -> Reply {
         release: None,
         reason: reason.to_owned(),
     };
-    let ordered = rollbacks::order(&state, &request, "operator").await?;
+    let ordered = rollbacks::order(&state, &request, &by).await?;
     if let (false, Some(excluded)) = (is_all, ordered.excluded.first()) {
         let why = &excluded.reason;
         let error = format!(
