@@ -56,7 +56,7 @@ struct Unblock<'a> {
     release: &'a str,
 }
 
-/// The bytes of a release as they arrive.
+/// Bytes as they arrive: of a release, or of an export.
 #[derive(Debug)]
 pub struct Download {
     response: reqwest::Response,
@@ -122,11 +122,14 @@ impl Client {
 
     /// The image of a release.
     pub async fn release_image(&self, id: i64) -> Result<Download> {
-        let path = format!("/api/v1/releases/{id}/image");
-        let response = send(self.request(Method::GET, &path)).await?;
+        self.download(&format!("/api/v1/releases/{id}/image")).await
+    }
+
+    pub(crate) async fn download(&self, path: &str) -> Result<Download> {
+        let response = send(self.request(Method::GET, path)).await?;
         Ok(Download {
             response,
-            url: self.url(&path),
+            url: self.url(path),
         })
     }
 
@@ -272,12 +275,16 @@ impl Client {
         self.answer(request).await
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
         let request = self.request(Method::POST, path).timeout(REQUEST_TIMEOUT);
         self.answer(request.json(body)).await
     }
 
-    async fn delete(&self, path: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
         let request = self.request(Method::DELETE, path).timeout(REQUEST_TIMEOUT);
         send(request).await.map(drop)
     }

@@ -1,5 +1,7 @@
 //! The command line: every command and option, with the help text that describes it.
 
+mod operators;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use crate::{bench, demo, sim, text::parse_duration, tls::TlsArgs};
 mod keys;
 
 pub use keys::*;
+
+pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done · 1 error · 2 usage, or a question nobody can answer · 3 update not
@@ -147,10 +151,21 @@ pub enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Store the token of a server
+    /// Log in as a user, or store a token
     Login(LoginArgs),
-    /// Forget the token of a server
+    /// End the session and forget it; forget a token
     Logout,
+    /// Who you are to the server, and what you may do
+    Whoami,
+    /// Users: who may log in
+    #[command(subcommand)]
+    User(UserCommand),
+    /// API tokens, for programs
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Who did what, and whether that log is whole
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Completions for a shell, on stdout
     Completions {
         /// The shell
@@ -644,13 +659,6 @@ pub enum ConfigCommand {
         #[arg(long)]
         origin: bool,
     },
-}
-
-#[derive(Debug, Args)]
-pub struct LoginArgs {
-    /// Read the token from stdin
-    #[arg(long)]
-    pub token_stdin: bool,
 }
 
 /// Number of a rollout, written `42` or `r-42`.

@@ -1,5 +1,6 @@
 //! One file per verb or noun of the command line.
 
+pub mod audit;
 pub mod bundle;
 pub mod completions;
 pub mod config;
@@ -18,6 +19,8 @@ pub mod rollback;
 pub mod rollout;
 pub mod root;
 pub mod serve;
+pub mod token;
 pub mod update;
 pub mod upload;
+pub mod user;
 pub mod verify;

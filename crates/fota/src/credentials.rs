@@ -37,6 +37,14 @@ pub fn find(config: &Config) -> Result<Option<Setting<String>>> {
     Ok(token.map(|token| Setting::new(token, Origin::File(path))))
 }
 
+/// The token that `fota login` stored for `server`.
+pub fn stored(server: &str) -> Result<Option<String>> {
+    let Some(path) = path() else {
+        return Ok(None);
+    };
+    Ok(read(&path)?.remove(server.trim_end_matches('/')))
+}
+
 /// The credentials file.
 pub fn path() -> Option<PathBuf> {
     config::user_dir().map(|dir| dir.join("credentials.toml"))

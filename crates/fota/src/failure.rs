@@ -89,19 +89,20 @@ impl From<Error> for Failure {
 
 fn from_problem(problem: &Problem) -> Failure {
     let failure = Failure::new(exit_of(problem), &problem.code, problem.detail.as_str());
-    match problem.status {
-        401 => failure.hint(
-            "run `fota login`, or set FOTA_TOKEN; the token is in the server's data folder, \
-             file operator-token",
+    match (problem.status, problem.code.as_str()) {
+        (401, "login_wrong") | (403, "password_wrong" | "role_needed") => failure,
+        (401, _) => failure.hint(
+            "run `fota login`, or set FOTA_TOKEN; the first token is in the server's data \
+             folder, file operator-token",
         ),
-        403 => failure.hint("this token may not do that; ask whoever runs the server"),
+        (403, _) => failure.hint("you may not do that; ask whoever runs the server"),
         _ => failure,
     }
 }
 
 fn exit_of(problem: &Problem) -> Exit {
     match (problem.status, problem.code.as_str()) {
-        (401 | 403, _) => Exit::Login,
+        (401 | 403, _) | (429, "login_too_early" | "login_busy") => Exit::Login,
         (404, _) => Exit::NotFound,
         (409 | 412 | 413 | 422 | 423, _) => Exit::Refused,
         (_, "image_invalid" | "version_mismatch" | "wrong_chip" | "no_rollback_target") => {

@@ -143,7 +143,11 @@ async fn client_command(context: &Context, command: Command) -> Result {
         Command::Doctor => cmd::doctor::run(context).await,
         Command::Config(command) => cmd::config::run(context, &command),
         Command::Login(args) => cmd::login::login(context, &args).await,
-        Command::Logout => cmd::login::logout(context),
+        Command::Logout => cmd::login::logout(context).await,
+        Command::Whoami => cmd::login::whoami(context).await,
+        Command::User(command) => cmd::user::run(context, command).await,
+        Command::Token(command) => cmd::token::run(context, command).await,
+        Command::Audit(command) => cmd::audit::run(context, command).await,
         Command::Serve(_)
         | Command::Demo(_)
         | Command::Bench(_)

@@ -176,19 +176,39 @@ impl Output {
         self.may_ask && !self.json
     }
 
+    /// Asks for a password or token, which is not shown while it is typed.
+    ///
+    /// # Errors
+    /// Like [`Output::ask`].
+    pub async fn ask_secret(&self, question: &str, instead: &str) -> Result<String> {
+        self.must_ask(instead)?;
+        to_stderr(question);
+        let read = tokio::task::spawn_blocking(|| console::Term::stderr().read_secure_line());
+        let line = read
+            .await
+            .map_err(|error| Failure::error(error.to_string()))?;
+        line.map_err(|error| Failure::error(format!("standard input: {error}")))
+    }
+
+    /// Refuses where nobody is there to ask.
+    fn must_ask(&self, instead: &str) -> Result {
+        if self.may_ask() {
+            return Ok(());
+        }
+        let refusal = match self.json {
+            true => "refusing to prompt: --json was given",
+            false if std::io::stdin().is_terminal() => "refusing to prompt: input is disabled",
+            false => "refusing to prompt: standard input is not a terminal",
+        };
+        Err(Failure::usage(refusal).hint(format!("add {instead}")))
+    }
+
     /// Asks a question and gives the answer without the line end; none at the end of input.
     ///
     /// # Errors
     /// Exit 2 with `instead`, the flags that answer the question, where nobody is there.
     pub async fn ask(&self, question: &str, instead: &str) -> Result<Option<String>> {
-        if !self.may_ask() {
-            let refusal = match self.json {
-                true => "refusing to prompt: --json was given",
-                false if std::io::stdin().is_terminal() => "refusing to prompt: input is disabled",
-                false => "refusing to prompt: standard input is not a terminal",
-            };
-            return Err(Failure::usage(refusal).hint(format!("add {instead}")));
-        }
+        self.must_ask(instead)?;
         to_stderr(question);
         let line = tokio::task::spawn_blocking(|| {
             let mut line = String::new();

@@ -1,6 +1,7 @@
-//! `fota login`, `fota logout`
+//! `fota login`, `fota logout`, `fota whoami`
 
 use fota_client::Client;
+use fota_proto::operators::{Secret, WhoAmI};
 use serde_json::json;
 
 use crate::{
@@ -9,32 +10,65 @@ use crate::{
     credentials,
     failure::{Failure, Result},
     output::Mark,
+    text,
 };
 
-/// Tries the token before it is stored: a wrong one is better found now.
+/// The flags that answer every question of a login.
+const INSTEAD: &str =
+    "--token T, --token-stdin, or --user NAME --password-stdin, or set FOTA_TOKEN";
+
+/// What lets somebody in.
+enum Way {
+    Token(String),
+    Password { user: String, password: Secret },
+}
+
+/// Tries the password or token before anything is stored: a wrong one is better found now.
 pub async fn login(context: &Context, args: &LoginArgs) -> Result {
     let server = &context.config.server.value;
-    let token = token(context, args).await?;
-    let ca = context.config.ca_pem()?;
-    let client = Client::trusting(server, Some(token.clone()), ca.as_deref())
-        .map_err(|error| Failure::usage(error.to_string()))?;
-    let info = client.server().await?;
+    let token = match way(context, args).await? {
+        Way::Token(token) => token,
+        Way::Password { user, password } => {
+            let login = client(context, None)?.login(&user, password).await?;
+            login.token.reveal().to_owned()
+        }
+    };
+    let who = client(context, Some(token.clone()))?.whoami().await?;
     let path = credentials::store(server, Some(&token))?;
-    let (version, path) = (&info.version, path.display());
     context.out.verdict(
         Mark::Good,
-        &format!("logged in to {server} (fota {version}); the token is in {path}"),
+        &format!(
+            "logged in to {server} as {}; kept in {}",
+            shown(&who),
+            path.display()
+        ),
     );
     context.out.document(
         "fota.login/1",
-        &json!({"server": server, "version": version}),
+        &json!({"server": server, "actor": who.actor, "role": who.role, "expires_at": who.expires_at}),
     );
     Ok(())
 }
 
-pub fn logout(context: &Context) -> Result {
+fn client(context: &Context, token: Option<String>) -> Result<Client> {
+    let (server, ca) = (&context.config.server.value, context.config.ca_pem()?);
+    Client::trusting(server, token, ca.as_deref())
+        .map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// Forgets the token. A session ends at the server too; where that cannot be asked, it ends by
+/// itself.
+pub async fn logout(context: &Context) -> Result {
     let server = &context.config.server.value;
-    credentials::store(server, None)?;
+    if let Some(token) = credentials::stored(server)? {
+        if let Err(error) = client(context, Some(token))?.logout().await
+            && error.problem().is_none()
+        {
+            let text = format!("{error}: a session there ends by itself within a week");
+            context.out.warn(&text);
+        }
+        credentials::store(server, None)?;
+    }
     context
         .out
         .verdict(Mark::Good, &format!("no token is stored for {server}"));
@@ -44,36 +78,64 @@ pub fn logout(context: &Context) -> Result {
     Ok(())
 }
 
-async fn token(context: &Context, args: &LoginArgs) -> Result<String> {
-    let token = match (&context.config.token, args.token_stdin) {
-        (_, true) => {
-            let mut line = String::new();
-            let read = std::io::stdin().read_line(&mut line);
-            read.map_err(|error| Failure::error(format!("standard input: {error}")))?;
-            line
+pub async fn whoami(context: &Context) -> Result {
+    let who = context.client()?.whoami().await?;
+    context.out.answer(&format!("{}\n", shown(&who)));
+    context.out.document("fota.whoami/1", &who);
+    Ok(())
+}
+
+fn shown(who: &WhoAmI) -> String {
+    let until = who
+        .expires_at
+        .map(|at| format!(", until {} UTC", text::time(at)));
+    let until = until.unwrap_or_default();
+    format!("{} ({}{until})", who.actor, who.role)
+}
+
+async fn way(context: &Context, args: &LoginArgs) -> Result<Way> {
+    if let Some(user) = &args.user {
+        return password_of(context, user.clone(), args.password_stdin).await;
+    }
+    if args.token_stdin {
+        return token(stdin_line()?);
+    }
+    if let Some(given) = &context.config.token {
+        return token(given.value.clone());
+    }
+    let question = "User (nothing: log in with a token): ";
+    let user = context.out.ask(question, INSTEAD).await?;
+    match user.filter(|user| !user.is_empty()) {
+        Some(user) => password_of(context, user, false).await,
+        None => {
+            let question = "Token (the first is in operator-token in the server's data folder): ";
+            token(context.out.ask_secret(question, INSTEAD).await?)
         }
-        (Some(token), false) => token.value.clone(),
-        (None, false) => typed(context).await?,
-    };
-    let token = token.trim().to_owned();
-    match token.is_empty() {
-        true => Err(Failure::usage("no token was given")),
-        false => Ok(token),
     }
 }
 
-/// Asks for the token without showing it.
-async fn typed(context: &Context) -> Result<String> {
-    if !context.out.may_ask() {
-        return Err(
-            Failure::usage("refusing to prompt: standard input is not a terminal")
-                .hint("add --token T or --token-stdin, or set FOTA_TOKEN"),
-        );
+async fn password_of(context: &Context, user: String, is_on_stdin: bool) -> Result<Way> {
+    let password = match is_on_stdin {
+        true => Secret::new(stdin_line()?),
+        false => {
+            let asked = context.out.ask_secret("Password: ", "--password-stdin");
+            Secret::new(asked.await?)
+        }
+    };
+    Ok(Way::Password { user, password })
+}
+
+fn token(text: String) -> Result<Way> {
+    match text.trim() {
+        "" => Err(Failure::usage("no token was given")),
+        token => Ok(Way::Token(token.to_owned())),
     }
-    crate::output::to_stderr("Token (file operator-token in the server's data folder): ");
-    let read = tokio::task::spawn_blocking(|| console::Term::stderr().read_secure_line());
-    let line = read
-        .await
-        .map_err(|error| Failure::error(error.to_string()))?;
-    line.map_err(|error| Failure::error(format!("standard input: {error}")))
+}
+
+/// A line of stdin without its end.
+pub fn stdin_line() -> Result<String> {
+    let mut line = String::new();
+    let read = std::io::stdin().read_line(&mut line);
+    read.map_err(|error| Failure::error(format!("standard input: {error}")))?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }

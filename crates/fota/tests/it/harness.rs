@@ -102,6 +102,22 @@ impl Place {
     pub fn run(&self, args: &[&str]) -> Ran {
         Ran::of(self.command(args).output().expect("the program starts"))
     }
+
+    /// Runs the program with something on its stdin.
+    pub fn run_fed(&self, args: &[&str], input: &str) -> Ran {
+        fed(self.command(args), input)
+    }
+}
+
+fn fed(mut command: Command, input: &str) -> Ran {
+    use std::io::Write;
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(input.as_bytes()).expect("taken");
+    drop(stdin);
+    Ran::of(child.wait_with_output().expect("it ends"))
 }
 
 /// What a run of the program left.
@@ -220,6 +236,11 @@ impl Server {
 
     pub fn fota(&self, args: &[&str]) -> Ran {
         Ran::of(self.command(args).output().expect("the program starts"))
+    }
+
+    /// Like [`Server::fota`], with something on its stdin.
+    pub fn fota_fed(&self, args: &[&str], input: &str) -> Ran {
+        fed(self.command(args), input)
     }
 
     pub fn token(&self) -> String {

@@ -10,6 +10,8 @@ mod manager;
 #[cfg(unix)]
 mod menu;
 mod offline;
+#[cfg(unix)]
+mod operators;
 mod secure_boot;
 mod serve;
 mod softhsm;
