@@ -33,7 +33,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    fn start(server: &Server, args: &[&str]) -> Self {
+    pub fn start(server: &Server, args: &[&str]) -> Self {
         Self::start_in(&server.place, &[("FOTA_SERVER", &server.url)], args)
     }
 

@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Place, Server};
+use crate::{
+    harness::{Place, Server},
+    menu::Terminal,
+};
 
 const PASSWORD: &str = "correct horse battery\n";
 
@@ -54,6 +57,36 @@ fn a_user_logs_in_sees_who_they_are_and_logs_out() {
     fota(&["whoami"]).exits(4);
     let again = ["--server", &server.url, "--token", &stolen, "whoami"];
     elsewhere.run(&again).exits(4);
+}
+
+#[test]
+fn at_a_terminal_the_password_is_asked_for_and_not_shown() {
+    let server = Server::start();
+    let password = PASSWORD.trim();
+    // The question is shown a moment before the terminal stops showing what is typed.
+    let types = |terminal: &mut Terminal, question: &str, secret: &str| {
+        terminal.sees(question);
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        terminal.types(&format!("{secret}\n"));
+    };
+    let mut terminal = Terminal::start(&server, &["user", "create", "anna", "--role", "viewer"]);
+    types(&mut terminal, "New password", password);
+    types(&mut terminal, "The same again", password);
+    terminal.sees("user anna has the role viewer");
+    terminal.exits(0);
+    assert!(!terminal.shown().contains(password));
+    let mut terminal = Terminal::start(&server, &["login"]);
+    terminal.answers("User (nothing: log in with a token)", "anna");
+    types(&mut terminal, "Password: ", password);
+    terminal.sees("user:anna");
+    terminal.exits(0);
+    assert!(!terminal.shown().contains(password));
+    let mut terminal = Terminal::start(&server, &["login"]);
+    terminal.answers("User (nothing: log in with a token)", "");
+    types(&mut terminal, "Token", &server.token());
+    terminal.sees("operator-token");
+    terminal.exits(0);
+    assert!(!terminal.shown().contains(&server.token()));
 }
 
 #[test]

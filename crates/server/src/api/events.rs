@@ -9,7 +9,10 @@ use axum::{
 use fota_proto::manager::{Event, Page, Problem};
 use futures_util::{Stream, stream};
 use serde::Deserialize;
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::Instant,
+};
 
 use super::{
     extract::Query,
@@ -18,6 +21,7 @@ use super::{
 };
 use crate::{
     AppState,
+    auth::identify,
     hub::News,
     service::rollouts::device_id,
     store::{EventFilter, StoreError},
@@ -28,6 +32,8 @@ const BATCH: i64 = 500;
 /// How often a stream looks for events of other nodes, and says that it is still there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a stream asks whether its reader may still read: what was revoked ends so soon.
+const ADMIT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Which events to list.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -112,6 +118,8 @@ pub async fn stream(
     };
     let listener = Listener {
         state,
+        headers,
+        admitted_at: Instant::now(),
         news,
         rollout,
         last,
@@ -136,6 +144,9 @@ fn last_event_id(text: &str) -> Result<i64, Refusal> {
 /// One open stream.
 struct Listener {
     state: AppState,
+    /// What the stream was opened with, and when it was last looked at.
+    headers: HeaderMap,
+    admitted_at: Instant,
     news: broadcast::Receiver<News>,
     rollout: Option<i64>,
     /// The last stored event that was sent or left out.
@@ -145,13 +156,18 @@ struct Listener {
 
 impl Listener {
     /// The next event to send; none when the server ends or the database fails, so that the
-    /// listener opens the stream again.
+    /// listener opens the stream again, and when it may not read any more.
     async fn next(&mut self) -> Option<sse::Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(frame(&event));
             }
-            if let Err(error) = self.read_history().await {
+            let read = match self.may_read().await {
+                Ok(true) => self.read_history().await,
+                Ok(false) => return None,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = read {
                 tracing::error!(%error, "an event stream ends");
                 return None;
             }
@@ -159,6 +175,15 @@ impl Listener {
                 self.wait().await?;
             }
         }
+    }
+
+    async fn may_read(&mut self) -> Result<bool, StoreError> {
+        if self.admitted_at.elapsed() < ADMIT_INTERVAL {
+            return Ok(true);
+        }
+        self.admitted_at = Instant::now();
+        let known = identify(&self.state, &self.headers).await?;
+        Ok(known.is_some())
     }
 
     async fn read_history(&mut self) -> Result<(), StoreError> {

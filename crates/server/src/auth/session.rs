@@ -51,6 +51,7 @@ pub async fn login(
     earlier: Option<Sha256>,
 ) -> Result<Begun, Refusal> {
     let account = check(state, request, origin.address).await?;
+    let verified = account.password.clone();
     let principal = Principal {
         subject: Subject::User(account.id),
         name: account.name,
@@ -60,7 +61,12 @@ pub async fn login(
         session: None,
         expires_at: None,
     };
-    begin(state, principal, origin, earlier).await
+    let new = New {
+        principal,
+        earlier,
+        verified,
+    };
+    begin(state, new, origin).await
 }
 
 /// Whose name and password these are; as slow, and with the same answer, where nobody has the name.
@@ -98,14 +104,23 @@ pub async fn check(
     }
 }
 
+/// A session that is to begin.
+pub struct New {
+    pub principal: Principal,
+    /// The session that the browser had until now.
+    pub earlier: Option<Sha256>,
+    /// The password hash that was looked at, for a user.
+    pub verified: Option<String>,
+}
+
 /// Begins a session with a new id. The session that the browser had until now ends, so an id that
 /// somebody planted in it is worth nothing afterwards.
-pub async fn begin(
-    state: &AppState,
-    principal: Principal,
-    origin: &Origin,
-    earlier: Option<Sha256>,
-) -> Result<Begun, Refusal> {
+pub async fn begin(state: &AppState, new: New, origin: &Origin) -> Result<Begun, Refusal> {
+    let New {
+        principal,
+        earlier,
+        verified,
+    } = new;
     let id = secret::make(secret::SESSION_PREFIX).map_err(|error| no_randomness(&error))?;
     let now = state.now_ms();
     let ends = principal.expires_at.unwrap_or(i64::MAX);
@@ -123,6 +138,19 @@ pub async fn begin(
     let by = By::principal(&principal, &origin.request, origin.address);
     let record = Record::new("session.started", principal.actor(), "");
     let mut tx = state.store.write().await?;
+    // Hashing takes its time: a password that was set meanwhile, or a user or token that has gone,
+    // must not leave a session behind.
+    let still_is = match session.of {
+        SessionOf::Account(id) => {
+            let account = tx.account(id).await?;
+            account.is_some_and(|account| account.password == verified)
+        }
+        SessionOf::Token(id) => tx.token(id).await?.is_some(),
+        SessionOf::Bootstrap(_) => true,
+    };
+    if !still_is {
+        return Err(wrong());
+    }
     if let Some(earlier) = earlier {
         tx.delete_session(earlier).await?;
     }

@@ -20,7 +20,7 @@ use crate::{
         failures::Failure,
         guard::{self, go_home, is_from_elsewhere, is_https, must_be_csrf_token, session_cookie},
         lock,
-        session::{self, Begun, Origin},
+        session::{self, Begun, New, Origin},
     },
 };
 
@@ -145,7 +145,12 @@ impl Visit {
             // The id of a session is no token: two places would share one session.
             return Ok(shut(Some("This server does not know that token.")));
         }
-        let begun = session::begin(state, principal, &self.origin, self.earlier).await?;
+        let new = New {
+            principal,
+            earlier: self.earlier,
+            verified: None,
+        };
+        let begun = session::begin(state, new, &self.origin).await?;
         Ok(self.let_in(&begun))
     }
 

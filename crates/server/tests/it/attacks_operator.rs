@@ -401,6 +401,52 @@ async fn a_revoked_token_is_refused() {
     .await;
 }
 
+/// A stream that is open already ends too.
+#[tokio::test]
+async fn a_revoked_token_reads_no_further_events() {
+    let server = Server::start(Setup::default()).await;
+    let token = server.token("ci", "viewer").await;
+    let open = server.request_as(&token, Method::GET, "/api/v1/events/stream");
+    let mut stream = open.send().await.expect("answers");
+    assert_eq!(stream.status(), StatusCode::OK);
+    server
+        .post("/api/v1/groups", json!({"name": "before"}))
+        .await;
+    let first = stream.chunk().await.expect("reads").expect("an event");
+    assert!(String::from_utf8_lossy(&first).contains("before"));
+    server.delete("/api/v1/tokens/1").await;
+    let reading = async { while let Ok(Some(_)) = stream.chunk().await {} };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(15), reading).await;
+    assert!(ended.is_ok(), "it goes on");
+}
+
+/// A password that is set while an older one is being looked at leaves no session of the older.
+#[tokio::test]
+async fn a_login_that_a_new_password_overtakes_does_not_get_in() {
+    let server = Server::start(Setup::default()).await;
+    server.user("anna", "admin").await;
+    let state = &server.running.state;
+    let before = state.auth.hasher.computed();
+    // While this turn to write is held, no session can be stored.
+    let mut turn = state.store.write().await.expect("a turn");
+    let url = format!("{}/api/v1/session", server.base);
+    let body = json!({"user": "anna", "password": PASSWORD});
+    let request = server.http.post(url).json(&body);
+    let old = tokio::spawn(Reply::of(request));
+    while state.auth.hasher.computed() == before {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    // The old password is being looked at, and now there is a new one.
+    let account = turn.account_named("anna").await.expect("reads");
+    let id = account.expect("there").id;
+    turn.set_password(id, "another", NOON)
+        .await
+        .expect("stored");
+    turn.commit().await.expect("stored");
+    let reply = old.await.expect("ends");
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+}
+
 #[tokio::test]
 async fn a_viewer_changes_nothing() {
     each_database(async |server| {
