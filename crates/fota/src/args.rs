@@ -207,6 +207,10 @@ pub struct ServeArgs {
     pub allow_unsigned: bool,
     #[command(flatten)]
     pub tls: Box<TlsArgs>,
+    /// File with the settings of a login provider (OpenID Connect), see docs/operators.md
+    #[cfg(feature = "oidc")]
+    #[arg(long, value_name = "FILE")]
+    pub oidc: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Args)]

@@ -12,7 +12,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     AppState, Clock, api,
-    auth::{self, Token},
+    auth::{self, Auth, Token},
     blobs::Blobs,
     fleet, http,
     online_key::OnlineKey,
@@ -59,6 +59,9 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Time and connections that a peer gets.
     pub limits: http::Limits,
+    /// A login provider, where there is one.
+    #[cfg(feature = "oidc")]
+    pub oidc: Option<auth::oidc::Settings>,
 }
 
 impl Config {
@@ -80,6 +83,8 @@ impl Config {
             proxies: http::Proxies::default(),
             public_url: None,
             limits: http::Limits::default(),
+            #[cfg(feature = "oidc")]
+            oidc: None,
         }
     }
 }
@@ -203,13 +208,13 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
     let online_key = OnlineKey::load_or_make(&config.data, config.online_key.as_deref());
     let online_key = online_key.map_err(|(path, error)| StartError::OnlineKey { path, error })?;
     let (end, closing) = watch::channel(false);
-    let token = Token::new(&operator_token);
+    let auth = auth(&config, &operator_token, clock.now_ms())?;
     let state = AppState::new(
         config,
         clock,
         store,
         blobs,
-        token,
+        auth,
         online_key,
         closing.clone(),
     );
@@ -251,6 +256,20 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         tasks,
         lock,
     })
+}
+
+#[cfg_attr(not(feature = "oidc"), allow(unused_variables, unused_mut))]
+fn auth(config: &Config, operator_token: &str, now: i64) -> Result<Auth, StartError> {
+    let mut auth = Auth::new(Token::new(operator_token), now);
+    #[cfg(feature = "oidc")]
+    if let Some(settings) = config.oidc.clone() {
+        let provider = auth::oidc::Oidc::new(settings);
+        auth.oidc = Some(provider.map_err(|reason| StartError::Setting {
+            setting: "oidc",
+            reason,
+        })?);
+    }
+    Ok(auth)
 }
 
 fn check(config: &Config) -> Result<(), StartError> {

@@ -5,12 +5,7 @@ use std::{ops::Deref, path::PathBuf, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    Clock, Config,
-    auth::{Auth, Token},
-    blobs::Blobs,
-    fleet::Fleet,
-    hub::Hub,
-    online_key::OnlineKey,
+    Clock, Config, auth::Auth, blobs::Blobs, fleet::Fleet, hub::Hub, online_key::OnlineKey,
     store::Store,
 };
 
@@ -54,11 +49,10 @@ impl AppState {
         clock: Clock,
         store: Store,
         blobs: Blobs,
-        token: Token,
+        auth: Auth,
         online_key: OnlineKey,
         closing: watch::Receiver<bool>,
     ) -> Self {
-        let auth = Auth::new(token, clock.now_ms());
         Self(Arc::new(Shared {
             config,
             clock,

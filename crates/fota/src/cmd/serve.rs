@@ -31,8 +31,11 @@ pub async fn run(global: &Global, args: ServeArgs) -> Result {
     config.lab = args.lab;
     config.legacy_psk = legacy_psk;
     config.online_key = args.online_key;
-    // Until `fota upload` signs by itself, a server without a root takes unsigned images anyway.
-    config.allow_unsigned |= args.allow_unsigned;
+    config.allow_unsigned = args.allow_unsigned;
+    #[cfg(feature = "oidc")]
+    if let Some(path) = &args.oidc {
+        config.oidc = Some(provider(path)?);
+    }
     if let Some(poll_s) = args.poll {
         config.poll_s = poll_s;
     }
@@ -121,6 +124,20 @@ fn warn(out: &Output, listen: SocketAddr, is_tls: bool, legacy_open: bool, lab: 
         );
         out.note(Mark::Attention, &text);
     }
+}
+
+/// The settings of a login provider. The parser's own message would quote what it found,
+/// which may be the client's secret.
+#[cfg(feature = "oidc")]
+fn provider(path: &Path) -> Result<fota_server::auth::oidc::Settings> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        let message = format!("{} line {line} is not as it should be", path.display());
+        Failure::usage(message).hint("docs/operators.md has an example")
+    })
 }
 
 /// The chunk key of the seed's devices. Its digits are never part of a message.
@@ -214,6 +231,26 @@ fn log(global: &Global) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "oidc")]
+    #[test]
+    fn the_example_of_the_document_is_read() {
+        let document = include_str!("../../../../docs/operators.md");
+        let (_, rest) = document.split_once("```toml\n").expect("an example");
+        let (example, _) = rest.split_once("```").expect("its end");
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("oidc.toml");
+        std::fs::write(&path, example).expect("written");
+        let settings = provider(&path).expect("read");
+        assert_eq!(settings.roles.len(), 2);
+        assert!(fota_server::auth::oidc::Oidc::new(settings).is_ok());
+        std::fs::write(&path, "issuer = \"x\"\nclient_secret = 987654").expect("written");
+        let refused = provider(&path).expect_err("wrong").message;
+        assert!(
+            refused.contains("line 2") && !refused.contains("987654"),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn an_address_for_everybody_is_shown_as_one_for_a_browser() {

@@ -156,6 +156,8 @@ pub const COMPAT_ROUTES: &[Route] = &[
 pub const WEB_ROUTES: &[Route] = &[
     ("GET", "/", Access::Page),
     ("POST", "/login", Access::Page),
+    ("GET", "/login/oidc", Access::Page),
+    ("GET", "/login/oidc/callback", Access::Page),
     ("POST", "/logout", Access::Page),
     ("GET", "/rollouts/{id}", Access::Open),
     ("GET", "/assets/{name}", Access::Open),

@@ -15,6 +15,8 @@
 
 pub mod failures;
 pub mod guard;
+#[cfg(feature = "oidc")]
+pub mod oidc;
 pub mod password;
 pub mod secret;
 pub mod session;
@@ -284,6 +286,9 @@ pub struct Auth {
     pub hasher: password::Hasher,
     pub throttle: Mutex<throttle::Throttle>,
     pub failures: Mutex<failures::Failures>,
+    /// The login provider, where there is one.
+    #[cfg(feature = "oidc")]
+    pub oidc: Option<oidc::Oidc>,
     used: Mutex<HashMap<Used, i64>>,
     /// When this process began, so that request numbers of two are not the same.
     began_at: i64,
@@ -305,10 +310,20 @@ impl Auth {
             hasher: password::Hasher::default(),
             throttle: Mutex::default(),
             failures: Mutex::default(),
+            #[cfg(feature = "oidc")]
+            oidc: None,
             used: Mutex::default(),
             began_at: now,
             requests: AtomicU64::new(0),
         }
+    }
+
+    /// Whether people may log in with a provider.
+    pub fn has_provider(&self) -> bool {
+        #[cfg(feature = "oidc")]
+        return self.oidc.is_some();
+        #[cfg(not(feature = "oidc"))]
+        false
     }
 
     /// A number for a request, unlike that of any other.
@@ -468,11 +483,16 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// The session id in the cookie.
 pub fn cookie(headers: &HeaderMap) -> Option<&str> {
+    cookie_named(headers, COOKIE)
+}
+
+/// The value of a cookie.
+pub fn cookie_named<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let values = headers.get_all(header::COOKIE).iter();
     let mut pairs = values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'));
-    pairs.find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+    pairs.find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
 }
 
 /// The server's own trouble with randomness: nothing the caller could do about.

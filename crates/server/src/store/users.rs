@@ -49,6 +49,30 @@ impl Tx {
         Ok((rows > 0).then_some(id))
     }
 
+    /// The user that a login provider knows by this id.
+    pub async fn account_of_subject(
+        &mut self,
+        subject: &str,
+    ) -> Result<Option<Account>, StoreError> {
+        self.one(
+            "SELECT id, name, role, password, created_at, password_at \
+             FROM account WHERE subject = $1",
+            values![subject],
+            account,
+        )
+        .await
+    }
+
+    /// Notes how a login provider knows a user.
+    pub async fn set_subject(&mut self, id: i64, subject: &str) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE account SET subject = $2 WHERE id = $1",
+            values![id, subject],
+        )
+        .await
+        .map(drop)
+    }
+
     pub async fn account(&mut self, id: i64) -> Result<Option<Account>, StoreError> {
         self.one(
             "SELECT id, name, role, password, created_at, password_at \

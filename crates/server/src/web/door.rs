@@ -28,14 +28,16 @@ use crate::{
 const FORM_BYTES_MAX: u64 = 8 * 1024;
 
 /// The login page, with the reason why the last try did not work.
-pub fn shut(refused: Option<&str>) -> Response {
-    let html = Door::new(refused).render().unwrap_or_default();
+pub fn shut(state: &AppState, refused: Option<&str>) -> Response {
+    let html = Door::new(refused, state.auth.has_provider())
+        .render()
+        .unwrap_or_default();
     html_response(StatusCode::UNAUTHORIZED, html)
 }
 
 /// The login page with the server's own words and status.
-fn refused(refusal: &Refusal) -> Response {
-    let mut response = shut(Some(refusal.detail()));
+pub fn refused(state: &AppState, refusal: &Refusal) -> Response {
+    let mut response = shut(state, Some(refusal.detail()));
     *response.status_mut() = refusal.status();
     let asked = refusal.clone().into_response();
     if let Some(wait) = asked.headers().get(header::RETRY_AFTER) {
@@ -76,7 +78,10 @@ pub async fn login(State(state): State<AppState>, request: Request) -> Result<Re
         password: Secret::new(field("password")),
     };
     let begun = session::login(&state, &asked, &visit.origin, visit.earlier).await;
-    Ok(begun.map_or_else(|refusal| refused(&refusal), |begun| visit.let_in(&begun)))
+    Ok(begun.map_or_else(
+        |refusal| refused(&state, &refusal),
+        |begun| visit.let_in(&begun),
+    ))
 }
 
 /// `GET /?token=T`: a session, and on to the page without it.
@@ -84,7 +89,7 @@ pub async fn exchange(state: &AppState, parts: &Parts, token: &str) -> Result<Re
     if is_from_elsewhere(&parts.headers) {
         // Another site would log the browser in under a token of its own choice.
         let refused = "A page of another site led here with a token: open the link yourself.";
-        return Ok(shut(Some(refused)));
+        return Ok(shut(state, Some(refused)));
     }
     Visit::of(parts).with_token(state, token).await
 }
@@ -108,11 +113,11 @@ pub async fn logout(State(state): State<AppState>, request: Request) -> Result<R
 }
 
 /// A browser that wants in.
-struct Visit {
-    origin: Origin,
-    is_https: bool,
+pub struct Visit {
+    pub origin: Origin,
+    pub is_https: bool,
     /// The session that it has until now.
-    earlier: Option<fota_proto::Sha256>,
+    pub earlier: Option<fota_proto::Sha256>,
 }
 
 fn origin(extensions: &axum::http::Extensions) -> Origin {
@@ -128,7 +133,8 @@ fn earlier(extensions: &axum::http::Extensions) -> Option<fota_proto::Sha256> {
 }
 
 impl Visit {
-    fn of(parts: &Parts) -> Self {
+    /// What a request says of it.
+    pub fn of(parts: &Parts) -> Self {
         Self {
             origin: origin(&parts.extensions),
             is_https: is_https(&parts.extensions),
@@ -139,11 +145,11 @@ impl Visit {
     async fn with_token(&self, state: &AppState, token: &str) -> Result<Response, Refusal> {
         let Some(principal) = auth::of_bearer(state, token.trim()).await? else {
             lock(&state.auth.failures).note(Failure::Unknown, self.origin.address);
-            return Ok(shut(Some("This server does not know that token.")));
+            return Ok(shut(state, Some("This server does not know that token.")));
         };
         if principal.session.is_some() {
             // The id of a session is no token: two places would share one session.
-            return Ok(shut(Some("This server does not know that token.")));
+            return Ok(shut(state, Some("This server does not know that token.")));
         }
         let new = New {
             principal,

@@ -9,6 +9,8 @@
 
 mod assets;
 mod door;
+#[cfg_attr(not(feature = "oidc"), path = "no_provider.rs")]
+mod provider;
 pub mod time;
 pub(crate) mod view;
 
@@ -41,6 +43,8 @@ pub fn routes(_state: &AppState) -> Router<AppState> {
         .route("/", get(page))
         .route("/login", post(door::login))
         .route("/logout", post(door::logout))
+        .route("/login/oidc", get(provider::begin))
+        .route("/login/oidc/callback", get(provider::end))
         .route("/rollouts/{id}", get(rollout))
         .route("/assets/{name}", get(asset))
         .layer(map_response(guarded))
@@ -79,7 +83,7 @@ async fn page(
         return door::exchange(&state, &parts, &token).await;
     }
     let Some(principal) = parts.extensions.get::<Principal>() else {
-        return Ok(door::shut(None));
+        return Ok(door::shut(&state, None));
     };
     let origin = public_base(&state.config, &parts.extensions, &parts.headers);
     let visitor = match parameter(query.as_deref(), "part").as_deref() {

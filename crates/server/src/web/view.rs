@@ -124,14 +124,17 @@ pub struct Door<'a> {
     icon: &'static str,
     /// Why the last try did not work.
     refused: Option<&'a str>,
+    /// Whether people may log in with a provider.
+    has_provider: bool,
 }
 
 impl<'a> Door<'a> {
-    pub fn new(refused: Option<&'a str>) -> Self {
+    pub fn new(refused: Option<&'a str>, has_provider: bool) -> Self {
         Self {
             style: assets::style().path(),
             icon: assets::icon().path(),
             refused,
+            has_provider,
         }
     }
 }

@@ -71,6 +71,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     // The two look at the browser and the form, whoever sends them.
     ("POST", "/login", "open"),
     ("POST", "/logout", "open"),
+    ("GET", "/login/oidc", "open"),
+    ("GET", "/login/oidc/callback", "open"),
     ("GET", "/rollouts/{id}", "open"),
     ("GET", "/assets/{name}", "open"),
 ];

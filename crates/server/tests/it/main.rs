@@ -19,6 +19,8 @@ mod devices;
 mod events;
 mod groups;
 mod log;
+#[cfg(feature = "oidc")]
+mod oidc;
 mod openapi;
 mod operators;
 mod products;

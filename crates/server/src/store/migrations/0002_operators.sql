@@ -1,10 +1,11 @@
--- People who may log in. The password is an argon2id hash in PHC form, and absent where another server
--- says who somebody is.
+-- People who may log in. The password is an argon2id hash in PHC form, and absent where a login
+-- provider says who somebody is: subject is then its URL, a blank, and its id of the person.
 CREATE TABLE account (
     id BIGINT NOT NULL PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     role TEXT NOT NULL,
     password TEXT,
+    subject TEXT UNIQUE,
     created_at BIGINT NOT NULL,
     password_at BIGINT NOT NULL
 );
