@@ -77,8 +77,10 @@ pub fn below_epoch(device: &Device, plan: &Plan) -> Option<(u32, u32)> {
     let floor = device.trust.epoch?;
     let slot = device.rollback_slot?;
     let held = device.slots.iter().find(|held| held.slot == slot)?;
-    let target = plan.by_elf(held.elf?)?;
-    let epoch = target.signed.as_ref()?.epoch;
+    let target = held.elf.and_then(|elf| plan.by_elf(elf));
+    // As on the device: what nobody signed is of epoch 0.
+    let signed = target.and_then(|target| target.signed.as_ref());
+    let epoch = signed.map_or(0, |signed| signed.epoch);
     (epoch < floor).then_some((epoch, floor))
 }
 

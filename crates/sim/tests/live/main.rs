@@ -5,4 +5,5 @@ mod convergence;
 mod faults;
 mod resume;
 mod seed_runs;
+mod signed;
 mod world;
