@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fota_proto::{
     Sha256,
     limits::{CHECK_IN_BYTES_MAX, OBJECT_BYTES_MAX},
+    signed::Sealed,
 };
 use reqwest::{StatusCode, header};
 
@@ -48,13 +49,26 @@ impl DeviceClient {
         }
     }
 
-    /// Sends an encoded check-in and gives the encoded answer.
+    /// Sends an encoded check-in, plain or sealed, and gives the encoded answer.
     pub async fn check_in(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let url = format!("{}/d/v1/check-in", self.base);
+        self.post("check-in", message).await
+    }
+
+    /// Sends an encoded and signed enrolment and gives the encoded answer.
+    pub async fn enrol(&self, message: &[u8]) -> Result<Vec<u8>> {
+        self.post("enrol", message).await
+    }
+
+    async fn post(&self, path: &str, message: &[u8]) -> Result<Vec<u8>> {
+        let url = format!("{}/d/v1/{path}", self.base);
+        let media = match Sealed::looks_like(message) {
+            true => "application/cose",
+            false => "application/cbor",
+        };
         let request = self
             .http
             .post(&url)
-            .header(header::CONTENT_TYPE, "application/cbor")
+            .header(header::CONTENT_TYPE, media)
             .timeout(REQUEST_TIMEOUT)
             .body(message.to_vec());
         let response = send(request).await?;

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use fota_proto::{
     Sha256,
     manager::{
-        Device, Event, FleetSummary, Group, GroupDevices, GroupRequest, Page, Preview,
-        ProductSecureBoot, ReasonBody, Release, ReleaseUpload, RollbackAccepted, RollbackRequest,
-        Rollout, RolloutDetail, RolloutRequest, SecureBootKeys, ServerInfo,
+        ClaimsAccepted, CredentialRequest, Device, DeviceCredential, EnrolmentKey,
+        EnrolmentKeyRequest, Event, FleetSummary, Group, GroupDevices, GroupRequest, NewCredential,
+        NewEnrolmentKey, Page, Preview, ProductSecureBoot, ReEnrolment, ReasonBody, Release,
+        ReleaseUpload, RollbackAccepted, RollbackRequest, Rollout, RolloutDetail, RolloutRequest,
+        SecureBootKeys, ServerInfo,
     },
 };
 use futures_util::stream;
@@ -20,6 +22,8 @@ use crate::{Client, Error, REQUEST_TIMEOUT, Result, SILENCE_MAX, segment, send};
 const UPLOAD_STEP_BYTES: usize = 64 * 1024;
 /// How long an upload may take: the largest image over 5 kB/s.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a factory's list may take: two thousand lines, each looked up and stored.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pages that one listing follows; a server that never ends its list must not hang a client.
 const PAGES_MAX: usize = 10_000;
 
@@ -163,6 +167,62 @@ impl Client {
             &Unblock { release },
         )
         .await
+    }
+
+    /// The credentials of a device, oldest first; secrets are never told.
+    pub async fn credentials(&self, device: &str) -> Result<Vec<DeviceCredential>> {
+        self.list(&credentials(device), &()).await
+    }
+
+    /// Gives a device a credential. A secret is in the answer, and never again.
+    pub async fn provision(
+        &self,
+        device: &str,
+        credential: &CredentialRequest,
+    ) -> Result<NewCredential> {
+        self.post(&credentials(device), credential).await
+    }
+
+    /// Revokes all credentials of a device, or the one with this number.
+    pub async fn revoke_credentials(&self, device: &str, only: Option<i64>) -> Result<()> {
+        let all = credentials(device);
+        match only {
+            None => self.delete(&all).await,
+            Some(id) => self.delete(&format!("{all}/{id}")).await,
+        }
+    }
+
+    /// Lets a device enrol another key within a day, once.
+    pub async fn allow_re_enrolment(&self, device: &str) -> Result<ReEnrolment> {
+        let path = format!("/api/v1/devices/{}/re-enrol", segment(device));
+        let request = self.request(Method::POST, &path).timeout(REQUEST_TIMEOUT);
+        self.answer(request).await
+    }
+
+    /// Hands in a factory's list of devices (CSV), all of it or nothing.
+    pub async fn claim(&self, list: String) -> Result<ClaimsAccepted> {
+        let request = self
+            .request(Method::POST, "/api/v1/device-claims")
+            .header(header::CONTENT_TYPE, "text/csv")
+            .timeout(CLAIM_TIMEOUT)
+            .body(list);
+        self.answer(request).await
+    }
+
+    /// Every enrolment key, by name; secrets are never told.
+    pub async fn enrolment_keys(&self) -> Result<Vec<EnrolmentKey>> {
+        self.list("/api/v1/enrolment-keys", &()).await
+    }
+
+    /// Makes an enrolment key. Its secret is in the answer, and never again.
+    pub async fn create_enrolment_key(&self, key: &EnrolmentKeyRequest) -> Result<NewEnrolmentKey> {
+        self.post("/api/v1/enrolment-keys", key).await
+    }
+
+    /// Ends an enrolment key for good.
+    pub async fn revoke_enrolment_key(&self, name: &str) -> Result<()> {
+        let path = format!("/api/v1/enrolment-keys/{}", segment(name));
+        self.delete(&path).await
     }
 
     /// Every group.
@@ -322,6 +382,10 @@ impl Client {
 
 fn secure_boot_path(product: &str) -> String {
     format!("/api/v1/products/{}/secure-boot", segment(product))
+}
+
+fn credentials(device: &str) -> String {
+    format!("/api/v1/devices/{}/credentials", segment(device))
 }
 
 fn because(reason: &str) -> ReasonBody {

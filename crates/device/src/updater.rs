@@ -377,6 +377,15 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             return Err(AnswerError::Nonce);
         }
         self.challenge = answer.challenge;
+        if answer.retry_after_s == 0 && answer.order.is_none() {
+            // Not taken, and so nothing decided: the order that stands goes on standing.
+            return Ok(match self.next() {
+                download @ Next::Download(_) => download,
+                _ => Next::Wait {
+                    seconds: WAIT_S_MIN,
+                },
+            });
+        }
         if let Some(trust) = &mut self.trust {
             trust.fresh_at_s = self.asked_at_s;
             // Kept for good with the next record: a shorter log than this was shown to be a lie.

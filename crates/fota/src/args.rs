@@ -1,5 +1,6 @@
 //! The command line: every command and option, with the help text that describes it.
 
+mod device_identity;
 mod operators;
 
 use std::{path::PathBuf, time::Duration};
@@ -15,12 +16,14 @@ pub use keys::*;
 
 pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
 
+pub use device_identity::{EnrolmentKeyCommand, ProvisionArgs, RevokeArgs};
+
 const AFTER_HELP: &str = "\
 Exit codes: 0 done · 1 error · 2 usage, or a question nobody can answer · 3 update not
 successful · 4 login · 5 timed out waiting · 6 not found · 7 refused · 8 server unreachable
 · 130 interrupted (the work goes on).
 Environment: FOTA_SERVER FOTA_TOKEN FOTA_CA FOTA_JSON FOTA_KEYS FOTA_KEY_PASSPHRASE FOTA_LEGACY_PSK
-NO_COLOR CLICOLOR_FORCE CI";
+FOTA_ENROLMENT_KEY NO_COLOR CLICOLOR_FORCE CI";
 
 /// Self-hosted firmware updates over the air for ESP32.
 #[derive(Debug, Parser)]
@@ -188,6 +191,13 @@ pub struct ServeArgs {
     /// Let the seed's operator paths (/api/cloud/…) work without a token
     #[arg(long)]
     pub legacy_open: bool,
+    /// Which check-ins are taken: all, those that devices with a credential have sealed and plain
+    /// ones of the others, or sealed ones
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    pub device_auth: DeviceAuth,
+    /// With --device-auth required: an id that the seed's API may still speak for (repeatable)
+    #[arg(long, value_name = "ID")]
+    pub legacy_allow: Vec<fota_proto::DeviceId>,
     /// Take files that no chip would boot; for tests only
     #[arg(long)]
     pub lab: bool,
@@ -211,6 +221,18 @@ pub struct ServeArgs {
     #[cfg(feature = "oidc")]
     #[arg(long, value_name = "FILE")]
     pub oidc: Option<PathBuf>,
+}
+
+/// Which check-ins are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DeviceAuth {
+    /// All; seals are not looked at
+    Off,
+    /// A device with a credential must seal; the others may be plain
+    #[default]
+    Optional,
+    /// Every device must seal
+    Required,
 }
 
 #[derive(Debug, Default, Args)]
@@ -391,6 +413,28 @@ pub enum DeviceCommand {
         /// Version or number
         release: String,
     },
+    /// Give a device a credential to seal its check-ins with
+    Provision(ProvisionArgs),
+    /// Take a factory's list of devices and their credentials, all of it or nothing
+    Claim {
+        /// CSV with the columns id, kind (key or secret) and key (hex digits)
+        file: PathBuf,
+    },
+    /// What a device proves itself with
+    Credentials {
+        /// Device
+        device: String,
+    },
+    /// End the credentials of a device for good: its check-ins are refused
+    Revoke(RevokeArgs),
+    /// Let a device enrol another key within a day, once
+    ReEnrol {
+        /// Device
+        device: String,
+    },
+    /// Keys that devices enrol themselves with
+    #[command(subcommand)]
+    EnrolmentKey(EnrolmentKeyCommand),
 }
 
 #[derive(Debug, Subcommand)]

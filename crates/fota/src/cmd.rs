@@ -6,6 +6,7 @@ pub mod completions;
 pub mod config;
 pub mod delta;
 pub mod device;
+pub mod device_identity;
 pub mod doctor;
 pub mod event;
 pub mod group;

@@ -1,14 +1,21 @@
 //! `fota sim`: simulated ESP32s against any server.
 
-use std::time::Duration;
+#[cfg(unix)]
+use std::os::unix::fs::OpenOptionsExt;
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use fota_image::app::Chip;
 use fota_sim::{
     console::Console,
-    device::SimTrust,
+    device::{EnrolmentKey, IdentityKind, SimTrust},
     firmware::Spec,
-    fleet::{Fleet, FleetConfig, Protocol as Speaks},
+    fleet::{Fleet, FleetConfig, FleetIdentity, Protocol as Speaks},
     link::SimLink,
     seed_device::Psk,
 };
@@ -59,6 +66,31 @@ pub struct Args {
     /// Length of that firmware
     #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
     pub firmware_bytes: u32,
+    /// What they seal their check-ins with (native protocol)
+    #[arg(long, value_enum, default_value_t)]
+    pub identity: Identity,
+    /// What their secrets and keys follow from: the same seed, the same devices
+    #[arg(long, value_name = "TEXT", default_value = "fota")]
+    pub seed: String,
+    /// Enrol their keys at the first start with this enrolment key, 64 hex digits
+    /// [env: FOTA_ENROLMENT_KEY]
+    #[arg(long, value_name = "KEY")]
+    pub enrol: Option<EnrolmentKey>,
+    /// Write the list for `fota device claim` to this file and end
+    #[arg(long, value_name = "FILE.csv")]
+    pub claims: Option<PathBuf>,
+}
+
+/// What a simulated device proves itself with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Identity {
+    /// Nothing
+    #[default]
+    None,
+    /// A secret that the server has too
+    Secret,
+    /// A key of its own
+    Key,
 }
 
 /// What a simulated device speaks.
@@ -83,6 +115,9 @@ pub enum Switch {
 /// configuration; `ca` what its certificate must come from.
 pub async fn run(args: Args, server: &str, ca: Option<Vec<u8>>) -> anyhow::Result<()> {
     let config = args.fleet(server, ca)?;
+    if let Some(path) = &args.claims {
+        return write_claims(&config, path);
+    }
     let console = Console::new(|device, line| output::to_stderr(&format!("{device}  {line}\n")));
     let mut fleet = Fleet::start(&config, &console)?;
     let devices = text::count(u64::from(args.devices), "simulated device");
@@ -101,6 +136,25 @@ pub async fn run(args: Args, server: &str, ca: Option<Vec<u8>>) -> anyhow::Resul
         () = fleet.run() => bail!("no device boots any more"),
         ctrl_c = tokio::signal::ctrl_c() => ctrl_c.context("cannot wait for Ctrl-C"),
     }
+}
+
+/// The list holds secrets where the identities are secrets: nobody else may read it.
+fn write_claims(config: &FleetConfig, path: &Path) -> anyhow::Result<()> {
+    if config.identity.kind == IdentityKind::None {
+        bail!("without an identity there is nothing to claim: add --identity key");
+    }
+    let list = config.claims()?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(list.as_bytes()));
+    written.with_context(|| path.display().to_string())?;
+    let devices = text::count(u64::from(config.devices), "device");
+    output::to_stderr(&format!("{}: {devices}\n", path.display()));
+    Ok(())
 }
 
 impl Args {
@@ -125,7 +179,32 @@ impl Args {
             poll: self.poll,
             speed: self.speed,
             link: self.link,
+            identity: self.fleet_identity()?,
             trust: trust(&self.trust)?,
+        })
+    }
+
+    fn fleet_identity(&self) -> anyhow::Result<FleetIdentity> {
+        let from_env = || {
+            let text = config::env("FOTA_ENROLMENT_KEY")?;
+            let key: Result<EnrolmentKey, _> = text.parse();
+            Some(key.map_err(|error| anyhow::anyhow!("FOTA_ENROLMENT_KEY: {error}")))
+        };
+        let is_key = self.identity == Identity::Key;
+        let enrolment_key = match &self.enrol {
+            Some(_) if !is_key => bail!("only keys are enrolled: add --identity key"),
+            Some(key) => Some(key.clone()),
+            None if is_key => from_env().transpose()?,
+            None => None,
+        };
+        Ok(FleetIdentity {
+            kind: match self.identity {
+                Identity::None => IdentityKind::None,
+                Identity::Secret => IdentityKind::Secret,
+                Identity::Key => IdentityKind::Key,
+            },
+            seed: self.seed.clone(),
+            enrolment_key,
         })
     }
 }

@@ -14,6 +14,7 @@ pub mod attempt;
 pub mod checkin;
 pub mod code;
 pub mod digest;
+pub mod enrol;
 pub mod ids;
 pub mod limits;
 pub mod list;

@@ -51,5 +51,7 @@ pub const ADVISORY_BYTES_MAX: usize = 96;
 pub const DEVICE_SECRET_BYTES: usize = 32;
 /// Length of a challenge, bytes.
 pub const CHALLENGE_BYTES: usize = 8;
+/// Length of the short name of an enrolment key, bytes.
+pub const ENROLMENT_KEY_ID_BYTES: usize = 8;
 /// Hashes in a proof of the release log: enough for 2^26 releases, and the proof fits an object.
 pub const LOG_PROOF_HASHES_MAX: usize = 28;

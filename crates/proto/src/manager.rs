@@ -2,6 +2,7 @@
 //!
 //! Times are milliseconds since the Unix epoch, sizes are bytes, digests are 64 hex digits.
 
+mod device_identity;
 mod signing;
 
 pub use signing::{
@@ -11,6 +12,12 @@ pub use signing::{
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use device_identity::{
+    ClaimsAccepted, CredentialKind, CredentialRequest, CredentialSource, CredentialState,
+    DeviceCredential, EnrolmentKey, EnrolmentKeyRequest, EnrolmentKeyState, NewCredential,
+    NewEnrolmentKey, ReEnrolment,
+};
 
 use crate::{AttemptState, Sha256};
 

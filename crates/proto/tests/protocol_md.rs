@@ -6,9 +6,10 @@
 use fota_proto::{
     FailureCode, Sha256,
     checkin::*,
-    limits::{CHECK_IN_BYTES_MAX, HELD_DIGEST_BYTES},
+    limits::{CHECK_IN_BYTES_MAX, HELD_DIGEST_BYTES, SEALED_BYTES_MAX},
     list::List,
     log::{Inclusion, LogHead},
+    signed::seal_mac,
 };
 use minicbor::Encode;
 
@@ -142,6 +143,27 @@ fn rolled_back() -> CheckIn<'static> {
     }
 }
 
+/// The server does not know the challenge, and gives another.
+fn not_taken() -> Answer<'static> {
+    Answer {
+        challenge: Some(core::array::from_fn(|i| 0xd0 + i as u8)),
+        ..Answer::nothing(11, 0)
+    }
+}
+
+/// ESP32-001 repeats the challenge of its last answer and seals with the secret 00 01 … 1f.
+fn sealed() -> Vec<u8> {
+    let check_in = CheckIn {
+        nonce: 11,
+        challenge: Some(core::array::from_fn(|i| 0xc0 + i as u8)),
+        ..idle()
+    };
+    let mut buffer = [0; SEALED_BYTES_MAX];
+    seal_mac(&bytes_of(&check_in), &counting(0).0, &mut buffer)
+        .expect("fits")
+        .to_vec()
+}
+
 /// Nothing to do, said to a device that trusts a root.
 #[cfg(feature = "sign")]
 fn nothing() -> Answer<'static> {
@@ -218,7 +240,11 @@ fn printed(name: &str) -> Vec<u8> {
 
 #[track_caller]
 fn assert_printed(name: &str, message: &impl Encode<()>) {
-    let bytes = bytes_of(message);
+    assert_bytes(name, &bytes_of(message));
+}
+
+#[track_caller]
+fn assert_bytes(name: &str, bytes: &[u8]) {
     if std::env::var_os("UPDATE").is_some() {
         let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         return println!("{name}: {digits}");
@@ -237,6 +263,8 @@ fn the_document_prints_the_real_bytes() {
     assert_printed("check-in, resuming", &resuming());
     assert_printed("check-in, rolled back", &rolled_back());
     assert_printed("answer, rollback", &rollback());
+    assert_bytes("check-in, sealed", &sealed());
+    assert_printed("answer, not taken", &not_taken());
     assert_printed("log, head", &log_head());
     assert_printed("log, proof", &inclusion());
 }

@@ -252,10 +252,18 @@ pub async fn run(state: AppState) {
 }
 
 async fn tick(state: &AppState) -> Result<(), StoreError> {
-    state.fleet.flush(&state.store).await?;
+    flush(state).await?;
     let (auth, now) = (&state.auth, state.now_ms());
     auth.flush(&state.store, now, false).await?;
     let mut tx = state.store.read().await?;
     state.fleet.learn_generation(tx.generation().await?);
+    let credentials = tx.credential_generation().await?;
+    state.identities.learn_generation(credentials);
     Ok(())
+}
+
+/// Writes all that waits in memory.
+pub async fn flush(state: &AppState) -> Result<(), StoreError> {
+    state.fleet.flush(&state.store).await?;
+    state.identities.flush(&state.store).await
 }

@@ -14,6 +14,7 @@ use crate::{
     AppState, Clock, api,
     auth::{self, Auth, Token},
     blobs::Blobs,
+    domain::identity::DeviceAuth,
     fleet, http,
     online_key::OnlineKey,
     service::roots,
@@ -41,6 +42,11 @@ pub struct Config {
     pub legacy_psk: Option<[u8; 32]>,
     /// Id of devices that speak the seed's API and do not say their own.
     pub legacy_default_device_id: String,
+    /// Which check-ins are taken.
+    pub device_auth: DeviceAuth,
+    /// Ids that the seed's API may speak for although check-ins must be sealed; it never speaks for
+    /// a device that has a credential.
+    pub legacy_allow: Vec<fota_proto::DeviceId>,
     /// Seconds between check-ins that devices are told.
     pub poll_s: u32,
     /// The operator's token; made at the first start and kept in `data/operator-token` if absent.
@@ -75,6 +81,8 @@ impl Config {
             lab: false,
             legacy_psk: None,
             legacy_default_device_id: "EcoWatt001".to_owned(),
+            device_auth: DeviceAuth::default(),
+            legacy_allow: Vec::new(),
             poll_s: 60,
             operator_token: None,
             online_key: None,
@@ -167,7 +175,7 @@ impl Running {
             drop(task.await);
         }
         // What the last requests left.
-        if let Err(error) = self.state.fleet.flush(&self.state.store).await {
+        if let Err(error) = fleet::flush(&self.state).await {
             tracing::error!(%error, "the last sightings and byte counts are lost");
         }
         let (auth, now) = (&self.state.auth, self.state.now_ms());

@@ -5,8 +5,8 @@ use std::{ops::Deref, path::PathBuf, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    Clock, Config, auth::Auth, blobs::Blobs, fleet::Fleet, hub::Hub, online_key::OnlineKey,
-    store::Store,
+    Clock, Config, auth::Auth, blobs::Blobs, fleet::Fleet, hub::Hub, identities::Identities,
+    online_key::OnlineKey, store::Store,
 };
 
 /// Uploads read into memory at the same time; each may hold an image of 16 MiB.
@@ -24,6 +24,8 @@ pub struct Shared {
     pub blobs: Blobs,
     /// What is kept in memory about devices.
     pub fleet: Fleet,
+    /// What is kept in memory about who is who.
+    pub identities: Identities,
     /// Events on their way to listeners.
     pub hub: Hub,
     /// Who may do what, and who tried.
@@ -59,6 +61,7 @@ impl AppState {
             store,
             blobs,
             fleet: Fleet::default(),
+            identities: Identities::default(),
             hub: Hub::default(),
             auth,
             online_key,

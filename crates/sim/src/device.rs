@@ -5,6 +5,7 @@
 //! reports is what the device crate finds in its flash. This file only carries messages and bytes,
 //! as an application's main loop would.
 
+mod identity;
 mod life;
 
 use std::{
@@ -15,10 +16,10 @@ use std::{
     time::Duration,
 };
 
-use fota_client::DeviceClient;
+use fota_client::{DeviceClient, Error as ClientError};
 use fota_device::{BootInfo, Started, Trust, Updater, Workspace};
 use fota_image::partition::TABLE_OFFSET;
-use fota_proto::{DeviceId, checkin::ResetReason};
+use fota_proto::{DeviceId, checkin::ResetReason, enrol::Enrolled};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -28,7 +29,11 @@ use crate::{
     flash::{DEFAULT_BYTES, SharedFlash},
     link::LiveLink,
 };
+pub use identity::{EnrolmentKey, Identity, IdentityKind};
 use life::{Life, LifeEnd};
+
+/// Rounds of one enrolment: one for the challenge, one with it, and one where it was too late.
+const ENROL_ROUNDS_MAX: u32 = 3;
 
 /// How a device lives.
 #[derive(Clone, Debug)]
@@ -51,6 +56,10 @@ pub struct DeviceConfig {
     /// A version that panics on this very board: a fault of its hardware that only this firmware
     /// trips over. (An image that crashes everywhere is [`Behaviour::CrashesAtBoot`].)
     pub panics_on: Option<String>,
+    /// What it seals its check-ins with.
+    pub identity: Identity,
+    /// What it enrols its key with at its first start.
+    pub enrolment_key: Option<EnrolmentKey>,
     /// Whose orders it takes.
     pub trust: SimTrust,
 }
@@ -89,6 +98,8 @@ impl DeviceConfig {
             retry: Duration::from_secs(5),
             restart: Duration::from_secs(1),
             panics_on: None,
+            identity: Identity::None,
+            enrolment_key: None,
             trust: SimTrust::default(),
         }
     }
@@ -146,6 +157,7 @@ pub struct SimDevice {
     console: Console,
     counters: Counters,
     dice: u64,
+    is_enrolled: bool,
 }
 
 impl SimDevice {
@@ -172,6 +184,7 @@ impl SimDevice {
             console,
             counters: Counters::default(),
             dice,
+            is_enrolled: false,
         }
     }
 
@@ -269,6 +282,9 @@ impl SimDevice {
             self.say("Guru Meditation Error: Core 0 panic'ed");
             return ResetReason::Panic;
         }
+        if firmware.behaviour != Behaviour::NeverConnects {
+            self.enrol().await;
+        }
         let life = Life {
             config: &self.config,
             client: &self.client,
@@ -283,6 +299,49 @@ impl SimDevice {
         match life.run().await {
             LifeEnd::Reset => ResetReason::Software,
         }
+    }
+
+    /// Tells the server of its key, once in its life. Whatever the server says to it, the device
+    /// goes on: its check-ins are taken or they are not.
+    async fn enrol(&mut self) {
+        let Some(key) = self.config.enrolment_key.clone() else {
+            return;
+        };
+        while !self.is_enrolled {
+            match self.enrol_once(&key).await {
+                Ok(()) => self.say("enrolled"),
+                Err(error @ ClientError::Unreachable { .. }) => {
+                    self.say(format_args!("enrol: {error}"));
+                    sleep(self.config.real(self.config.retry)).await;
+                    continue;
+                }
+                Err(error) => self.say(format_args!("enrol: {error}")),
+            }
+            self.is_enrolled = true;
+        }
+    }
+
+    async fn enrol_once(&mut self, key: &EnrolmentKey) -> fota_client::Result<()> {
+        let wrong = |reason: &str| ClientError::Protocol {
+            url: "/d/v1/enrol".to_owned(),
+            reason: reason.to_owned(),
+        };
+        let mut challenge = None;
+        for nonce in 0..u64::from(ENROL_ROUNDS_MAX) {
+            let message = self
+                .config
+                .identity
+                .enrol(&self.config.id, key, nonce, challenge);
+            let message = message.ok_or_else(|| wrong("a device without a key cannot enrol"))?;
+            let answer = self.client.enrol(&message).await?;
+            let answer: Enrolled =
+                minicbor::decode(&answer).map_err(|_| wrong("no answer of protocol 1"))?;
+            challenge = answer.challenge;
+            if challenge.is_none() {
+                return Ok(());
+            }
+        }
+        Err(wrong("it asks for another challenge each time"))
     }
 
     fn say(&self, line: impl std::fmt::Display) {

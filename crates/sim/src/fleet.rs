@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     board::{Board, StartError, factory_flash},
     console::Console,
-    device::{Counters, DeviceConfig, SimDevice, SimTrust},
+    device::{Counters, DeviceConfig, EnrolmentKey, Identity, IdentityKind, SimDevice, SimTrust},
     firmware::{self, Spec},
     flash::{FlashError, SimFlash},
     link::SimLink,
@@ -60,6 +60,19 @@ pub struct FleetConfig {
     pub link: SimLink,
     /// Whose orders they take, where they speak fota's own protocol.
     pub trust: SimTrust,
+    /// What the native ones prove themselves with.
+    pub identity: FleetIdentity,
+}
+
+/// What the devices of a fleet prove themselves with.
+#[derive(Clone, Debug, Default)]
+pub struct FleetIdentity {
+    /// Which kind.
+    pub kind: IdentityKind,
+    /// What the secrets and keys follow from.
+    pub seed: String,
+    /// What they enrol with at their first start.
+    pub enrolment_key: Option<EnrolmentKey>,
 }
 
 /// Why a fleet cannot be started.
@@ -91,6 +104,8 @@ pub struct Fleet {
     devices: JoinSet<StartError>,
     /// Of the native ones.
     counters: Vec<Counters>,
+    /// Answers until a device has been listened to: a sealed check-in needs a challenge first.
+    answers_min: u64,
 }
 
 impl Fleet {
@@ -104,6 +119,10 @@ impl Fleet {
         let mut fleet = Self {
             devices: JoinSet::new(),
             counters: Vec::new(),
+            answers_min: match config.identity.kind {
+                IdentityKind::None => 1,
+                IdentityKind::Secret | IdentityKind::Key => 2,
+            },
         };
         for index in 0..config.devices {
             let delay = Duration::from_secs_f64(f64::from(index) / STARTS_PER_S);
@@ -148,10 +167,10 @@ impl Fleet {
 
     /// Waits until the server has answered every native device.
     pub fn online(&self) -> impl Future<Output = ()> + use<> {
-        let counters = self.counters.clone();
+        let (counters, answers_min) = (self.counters.clone(), self.answers_min);
         async move {
             for device in &counters {
-                while device.check_ins() == 0 {
+                while device.check_ins() < answers_min {
                     sleep(ONLINE_POLL).await;
                 }
             }
@@ -170,9 +189,26 @@ impl FleetConfig {
         id.parse().map_err(|_| FleetError::Id(id))
     }
 
+    /// The list that makes a server know these devices; see `fota device claim`.
+    pub fn claims(&self) -> Result<String, FleetError> {
+        let mut list = String::from("id,kind,key\n");
+        for index in 0..self.devices {
+            let id = self.id(index)?;
+            let identity = Identity::derive(self.identity.kind, &self.identity.seed, &id);
+            if let Some(line) = identity.claim(&id) {
+                list.push_str(&line);
+                list.push('\n');
+            }
+        }
+        Ok(list)
+    }
+
     fn native(&self, id: DeviceId) -> DeviceConfig {
+        let identity = Identity::derive(self.identity.kind, &self.identity.seed, &id);
         let config = DeviceConfig::new(id);
         DeviceConfig {
+            identity,
+            enrolment_key: self.identity.enrolment_key.clone(),
             speed: self.speed,
             poll_max: self.poll.unwrap_or(config.poll_max),
             trust: self.trust.clone(),

@@ -9,7 +9,7 @@ use fota_proto::{
 use crate::{
     args::{DeviceCommand, StatusArgs},
     clock::now_ms,
-    cmd::event,
+    cmd::{device_identity, event},
     context::Context,
     failure::Result,
     output::Mark,
@@ -30,6 +30,16 @@ pub async fn run(context: &Context, command: DeviceCommand) -> Result {
         DeviceCommand::Events { device } => {
             let events = client.device_events(&device).await?;
             event::print(context, &events);
+        }
+        DeviceCommand::Provision(args) => device_identity::provision(context, &args).await?,
+        DeviceCommand::Claim { file } => device_identity::claim(context, &file).await?,
+        DeviceCommand::Credentials { device } => {
+            device_identity::credentials(context, &device).await?;
+        }
+        DeviceCommand::Revoke(args) => device_identity::revoke(context, &args).await?,
+        DeviceCommand::ReEnrol { device } => device_identity::re_enrol(context, &device).await?,
+        DeviceCommand::EnrolmentKey(command) => {
+            device_identity::enrolment_key(context, command).await?;
         }
         DeviceCommand::Unblock { device, release } => {
             let release = context.release(&release).await?;

@@ -6,11 +6,11 @@ use std::{
     path::Path,
 };
 
-use fota_server::{Clock, Config, Running, StartError};
+use fota_server::{Clock, Config, Running, StartError, domain::identity};
 use serde_json::json;
 
 use crate::{
-    args::{Global, ServeArgs, When},
+    args::{DeviceAuth, Global, ServeArgs, When},
     config::env,
     failure::{Failure, Result},
     output::{Mark, Output},
@@ -30,6 +30,8 @@ pub async fn run(global: &Global, args: ServeArgs) -> Result {
     config.legacy_open = args.legacy_open;
     config.lab = args.lab;
     config.legacy_psk = legacy_psk;
+    config.device_auth = policy(args.device_auth);
+    config.legacy_allow = args.legacy_allow;
     config.online_key = args.online_key;
     config.allow_unsigned = args.allow_unsigned;
     #[cfg(feature = "oidc")]
@@ -64,6 +66,14 @@ pub async fn run(global: &Global, args: ServeArgs) -> Result {
     out.say("ending");
     running.shutdown().await;
     Ok(())
+}
+
+fn policy(asked: DeviceAuth) -> identity::DeviceAuth {
+    match asked {
+        DeviceAuth::Off => identity::DeviceAuth::Off,
+        DeviceAuth::Optional => identity::DeviceAuth::Optional,
+        DeviceAuth::Required => identity::DeviceAuth::Required,
+    }
 }
 
 fn announce(out: &Output, data: &Path, running: &Running) {

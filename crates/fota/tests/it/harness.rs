@@ -21,7 +21,7 @@ use fota_sim::{
     console::Console,
     device::SimTrust,
     firmware::{self, Behaviour, Spec},
-    fleet::{Fleet, FleetConfig, Protocol},
+    fleet::{Fleet, FleetConfig, FleetIdentity, Protocol},
     link::SimLink,
 };
 use serde_json::Value;
@@ -88,6 +88,7 @@ impl Place {
             "FOTA_KEYS",
             "FOTA_KEY_PASSPHRASE",
             "FOTA_LEGACY_PSK",
+            "FOTA_ENROLMENT_KEY",
             "CI",
             "NO_COLOR",
             "CLICOLOR_FORCE",
@@ -351,6 +352,7 @@ impl Devices {
             poll: Some(Duration::from_secs(10)),
             speed: SPEED,
             link: SimLink::new("lan", 100_000_000, 2),
+            identity: FleetIdentity::default(),
             trust: SimTrust::Anybody,
         };
         let inside = runtime.inner().enter();

@@ -4,6 +4,7 @@
 
 mod dev_key;
 mod harness;
+mod identity;
 mod keys;
 mod log;
 mod manager;

@@ -104,6 +104,15 @@ impl<'a> PublicKey<'a> {
         KeyId(id)
     }
 
+    /// Whether it is a key of its algorithm that this build can verify with: for P-256, a point on
+    /// the curve.
+    pub fn is_usable(&self) -> bool {
+        match self.alg {
+            Alg::Esp256 => p256_key(self.bytes).is_some(),
+            Alg::Ed25519 => cfg!(feature = "ed25519"),
+        }
+    }
+
     /// Whether `signature` over the message that `parts` make together is this key's. About 9
     /// million instructions and 7 KB of stack on an ESP32-C3 for P-256.
     pub(super) fn verifies(
@@ -136,19 +145,22 @@ impl<'a> PublicKey<'a> {
 
 #[inline(never)] // its 7 KB of stack must be gone before anything else runs
 fn verify_p256(key: &[u8], digest: &[u8; 32], signature: &[u8; SIGNATURE_BYTES]) -> bool {
-    use p256::ecdsa::{Signature, VerifyingKey, signature::hazmat::PrehashVerifier};
+    use p256::ecdsa::{Signature, signature::hazmat::PrehashVerifier};
 
-    // Only the uncompressed form: one key has one encoding, hence one id.
-    let Some(0x04) = key.first() else {
-        return false;
-    };
-    let Ok(key) = VerifyingKey::from_sec1_bytes(key) else {
+    let Some(key) = p256_key(key) else {
         return false;
     };
     let Ok(signature) = Signature::from_slice(signature) else {
         return false;
     };
     key.verify_prehash(digest, &signature).is_ok()
+}
+
+fn p256_key(key: &[u8]) -> Option<p256::ecdsa::VerifyingKey> {
+    // Only the uncompressed form: one key has one encoding, hence one id.
+    let uncompressed = key.first() == Some(&0x04);
+    let parse = || p256::ecdsa::VerifyingKey::from_sec1_bytes(key).ok();
+    uncompressed.then(parse).flatten()
 }
 
 #[cfg(feature = "ed25519")]

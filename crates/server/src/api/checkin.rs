@@ -1,4 +1,4 @@
-//! `POST /d/v1/check-in`: CBOR in, CBOR out; see `docs/protocol.md`.
+//! `POST /d/v1/check-in`: CBOR in, plain or sealed, CBOR out; see `docs/protocol.md`.
 
 use axum::{
     body::Body,
@@ -9,20 +9,30 @@ use axum::{
 use fota_proto::{
     DeviceId, FailureCode,
     checkin::{self, Action, Answer, CheckIn, Install, Rollback, Running},
-    limits::{CHECK_IN_BYTES_MAX, PROJECT_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX},
+    limits::{
+        CHALLENGE_BYTES, CHECK_IN_BYTES_MAX, PROJECT_BYTES_MAX, REASON_BYTES_MAX, SEALED_BYTES_MAX,
+        VERSION_BYTES_MAX,
+    },
+    signed::Sealed,
 };
 
 use super::{
-    extract::{require_type, whole_body},
+    extract::{require_type_of, too_large, whole_body},
     problem::Refusal,
 };
 use crate::{
     AppState,
     domain::{
+        identity::Untrusted,
         model::{Outcome, Plan, Progress, Protocol, Release, Report, Slot, Trust},
         step::{Decision, Order},
     },
-    service, tls,
+    service::{
+        self,
+        credentials::no_random,
+        trust::{self, TrustError},
+    },
+    tls,
 };
 
 /// The media type of CBOR.
@@ -32,7 +42,7 @@ pub const COSE: &str = "application/cose";
 
 /// A device says what is; the answer is the order that stands.
 #[utoipa::path(post, path = "/d/v1/check-in", tag = "device", security(()),
-    request_body(content = Vec<u8>, content_type = "application/cbor", description = "CheckIn, at most 1,024 bytes"),
+    request_body(content = Vec<u8>, content_type = "application/cbor", description = "CheckIn, at most 1,024 bytes, plain or in a COSE_Mac0 or COSE_Sign1 (application/cose)"),
     responses((status = 200, content_type = "application/cbor", body = Vec<u8>,
             description = "Answer; as application/cose, signed by the online key, to a device that says a root version"),
         (status = 400, body = fota_proto::manager::Problem),
@@ -42,19 +52,78 @@ pub async fn check_in(
     request: Request,
 ) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
-    require_type(&parts.headers, CBOR)?;
-    let body = whole_body(body, CHECK_IN_BYTES_MAX as u64).await?;
-    let message: CheckIn = parse(&body)?;
+    require_type_of(&parts.headers, &[CBOR, COSE])?;
+    let body = whole_body(body, SEALED_BYTES_MAX as u64).await?;
+    let sealed = sealed(&body)?;
+    let message: CheckIn = parse(sealed.as_ref().map_or(&body, Sealed::payload))?;
     let report = report(&message)?;
     tls::refuse_other_device(&parts.extensions, report.device.as_str())?;
-    let decision = service::checkin::check_in(&state, &report).await?;
+    let sender = trusted(&state, &report, sealed.as_ref(), &message).await?;
+    let (challenge, decision) = match sender {
+        trust::Trust::Plain => (
+            None,
+            Some(service::checkin::check_in(&state, &report).await?),
+        ),
+        trust::Trust::Fresh(challenge) => {
+            let decision = service::checkin::check_in(&state, &report).await?;
+            (Some(challenge), Some(decision))
+        }
+        trust::Trust::Stale(challenge) => (Some(challenge), None),
+    };
+    let decision = decision.unwrap_or(NOT_TAKEN);
     let plan = state.fleet.newest_plan(&state.store).await?;
-    let answer = answer(&state, &plan, &message, &decision).await?;
+    let answer = answer(&state, &plan, &message, &decision, challenge).await?;
     // A device that knows roots takes only what is signed; no other could read it.
     match message.root.and(plan.root) {
         Some(_) => signed(&state, &answer),
         None => Ok(reply(CBOR, answer)),
     }
+}
+
+/// The answer to a check-in that may be an old one: nothing is decided, come again at once.
+const NOT_TAKEN: Decision = Decision {
+    retry_after_s: 0,
+    acknowledged: None,
+    order: None,
+};
+
+/// The seal around a check-in; none around a plain one, which must be as short as one.
+fn sealed(body: &[u8]) -> Result<Option<Sealed<'_>>, Refusal> {
+    if Sealed::looks_like(body) {
+        let sealed = Sealed::parse(body);
+        return sealed.map(Some).map_err(|error| {
+            let detail = format!("body is no sealed check-in: {error}");
+            Refusal::new(StatusCode::BAD_REQUEST, "check_in_invalid", detail).of("body")
+        });
+    }
+    match body.len() <= CHECK_IN_BYTES_MAX {
+        true => Ok(None),
+        false => Err(too_large(body.len() as u64, CHECK_IN_BYTES_MAX as u64)),
+    }
+}
+
+/// Whether the check-in is of the device that it names.
+async fn trusted(
+    state: &AppState,
+    report: &Report,
+    sealed: Option<&Sealed<'_>>,
+    message: &CheckIn<'_>,
+) -> Result<trust::Trust, Refusal> {
+    let refused = |code, detail| Refusal::new(StatusCode::FORBIDDEN, code, detail);
+    let trust = trust::open(state, &report.device, sealed, message.challenge).await;
+    trust.map_err(|error| match error {
+        TrustError::Untrusted(Untrusted::Revoked) => refused(
+            "device_revoked",
+            "the credential that seals this check-in was revoked: give the device a new one",
+        ),
+        TrustError::Untrusted(Untrusted::NotProven) => refused(
+            "device_not_trusted",
+            "the check-in is not sealed with a credential that this server has for the device: \
+             see `fota device credentials` and `fota device provision`",
+        ),
+        TrustError::Store(error) => error.into(),
+        TrustError::Random(error) => no_random(error),
+    })
 }
 
 fn parse(body: &[u8]) -> Result<CheckIn<'_>, Refusal> {
@@ -170,6 +239,7 @@ async fn answer(
     plan: &Plan,
     message: &CheckIn<'_>,
     decision: &Decision,
+    challenge: Option<[u8; CHALLENGE_BYTES]>,
 ) -> Result<Vec<u8>, Refusal> {
     let knows_roots = message.root.is_some();
     let order = match &decision.order {
@@ -182,6 +252,7 @@ async fn answer(
         device: plan.root.filter(|_| knows_roots).map(|_| message.device),
         root: plan.root.filter(|_| knows_roots),
         log: Some(plan.log.head()),
+        challenge,
         ..Answer::nothing(message.nonce, decision.retry_after_s)
     })
 }

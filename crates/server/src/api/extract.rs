@@ -188,7 +188,8 @@ pub async fn whole_body(body: Body, limit: u64) -> Result<Bytes, Refusal> {
     }
 }
 
-fn too_large(bytes: u64, limit: u64) -> Refusal {
+/// The refusal of a body that is too long.
+pub fn too_large(bytes: u64, limit: u64) -> Refusal {
     let (bytes, limit) = (fota_image::Grouped(bytes), fota_image::Grouped(limit));
     Refusal::new(
         StatusCode::PAYLOAD_TOO_LARGE,

@@ -4,7 +4,10 @@
 pub mod audit;
 pub mod blobs;
 pub mod checkin;
+pub mod credentials;
 pub mod devices;
+pub mod enrol;
+pub mod enrolment_keys;
 pub mod events;
 pub mod extract;
 pub mod fleet;
@@ -61,6 +64,7 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/readyz", Access::Open),
     ("GET", "/api/openapi.json", Access::Open),
     ("POST", "/d/v1/check-in", Access::Open),
+    ("POST", "/d/v1/enrol", Access::Open),
     ("GET", "/d/v1/blobs/{sha256}", Access::Open),
     ("GET", "/d/v1/roots/{version}", Access::Open),
     ("GET", "/d/v1/log/head", Access::Open),
@@ -77,6 +81,19 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/api/v1/devices/{id}", VIEWER),
     ("GET", "/api/v1/devices/{id}/events", VIEWER),
     ("POST", "/api/v1/devices/{id}/unblock", OPERATOR),
+    ("GET", "/api/v1/devices/{id}/credentials", VIEWER),
+    ("POST", "/api/v1/devices/{id}/credentials", OPERATOR),
+    ("DELETE", "/api/v1/devices/{id}/credentials", OPERATOR),
+    (
+        "DELETE",
+        "/api/v1/devices/{id}/credentials/{credential}",
+        OPERATOR,
+    ),
+    ("POST", "/api/v1/devices/{id}/re-enrol", OPERATOR),
+    ("POST", "/api/v1/device-claims", ADMIN),
+    ("GET", "/api/v1/enrolment-keys", OPERATOR),
+    ("POST", "/api/v1/enrolment-keys", ADMIN),
+    ("DELETE", "/api/v1/enrolment-keys/{name}", ADMIN),
     ("GET", "/api/v1/groups", VIEWER),
     ("POST", "/api/v1/groups", OPERATOR),
     ("DELETE", "/api/v1/groups/{name}", OPERATOR),
@@ -195,6 +212,7 @@ fn open() -> Router<AppState> {
 fn devices() -> Router<AppState> {
     Router::new()
         .route("/d/v1/check-in", post(checkin::check_in))
+        .route("/d/v1/enrol", post(enrol::enrol))
         .route("/d/v1/blobs/{sha256}", get(blobs::download))
         .route("/d/v1/roots/{version}", get(roots::download))
         .route("/d/v1/log/head", get(log::head))
@@ -204,7 +222,7 @@ fn devices() -> Router<AppState> {
 
 /// The fleet and what is brought to it.
 fn manager() -> Router<AppState> {
-    Router::new()
+    device_identity()
         .route("/api/v1/server", get(fleet::server))
         .route("/api/v1/fleet/summary", get(fleet::summary))
         .route(
@@ -267,4 +285,32 @@ fn operators() -> Router<AppState> {
         .route("/api/v1/tokens/{id}", delete(tokens::revoke))
         .route("/api/v1/audit", get(audit::list))
         .route("/api/v1/audit/export", get(audit::export))
+}
+
+/// What devices prove themselves with.
+fn device_identity() -> Router<AppState> {
+    Router::new()
+        .route(
+            "/api/v1/devices/{id}/credentials",
+            get(credentials::list)
+                .post(credentials::provision)
+                .delete(credentials::revoke_all),
+        )
+        .route(
+            "/api/v1/devices/{id}/credentials/{credential}",
+            delete(credentials::revoke),
+        )
+        .route(
+            "/api/v1/devices/{id}/re-enrol",
+            post(credentials::allow_re_enrolment),
+        )
+        .route("/api/v1/device-claims", post(credentials::claim))
+        .route(
+            "/api/v1/enrolment-keys",
+            get(enrolment_keys::list).post(enrolment_keys::create),
+        )
+        .route(
+            "/api/v1/enrolment-keys/{name}",
+            delete(enrolment_keys::revoke),
+        )
 }

@@ -7,8 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    audit, blobs, checkin, devices, events, fleet, groups, health, log, products, releases,
-    rollbacks, rollouts, roots, session, tokens, users,
+    audit, blobs, checkin, credentials, devices, enrol, enrolment_keys, events, fleet, groups,
+    health, log, products, releases, rollbacks, rollouts, roots, session, tokens, users,
 };
 
 #[derive(OpenApi)]
@@ -16,10 +16,13 @@ use super::{
     info(title = "fota", description = "Firmware over the air for ESP32-class devices"),
     paths(
         health::healthz, health::readyz, document,
-        checkin::check_in, blobs::download,
+        checkin::check_in, enrol::enrol, blobs::download,
         fleet::server, fleet::summary,
         releases::upload, releases::list, releases::show, releases::image, releases::yank,
         devices::list, devices::show, devices::events, devices::unblock,
+        credentials::list, credentials::provision, credentials::revoke_all, credentials::revoke,
+        credentials::allow_re_enrolment, credentials::claim,
+        enrolment_keys::list, enrolment_keys::create, enrolment_keys::revoke,
         groups::list, groups::create, groups::remove, groups::add_devices, groups::remove_device,
         rollouts::preview, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
         rollouts::resume, rollouts::abort, rollouts::retry,

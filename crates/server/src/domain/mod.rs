@@ -6,6 +6,9 @@
 
 pub mod attempt;
 pub mod audit;
+pub mod claim;
+pub mod hex;
+pub mod identity;
 pub mod log;
 pub mod model;
 pub mod presence;

@@ -2,13 +2,16 @@
 //! from these.
 
 pub mod checkin;
+pub mod credentials;
 pub mod download;
+pub mod enrolment;
 pub mod releases;
 pub mod rollbacks;
 pub mod rollouts;
 pub mod roots;
 pub mod secure_boot;
 pub mod signed;
+pub mod trust;
 pub mod view;
 
 use crate::{

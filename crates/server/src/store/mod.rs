@@ -7,8 +7,10 @@
 
 mod attempts;
 mod audit;
+mod credentials;
 mod db;
 mod devices;
+mod enrolment;
 mod events;
 mod groups;
 mod plan;
@@ -25,6 +27,7 @@ mod users;
 
 use std::path::Path;
 
+pub use credentials::NewStored;
 use db::Db;
 pub use db::Tx;
 pub use devices::DeviceFilter;

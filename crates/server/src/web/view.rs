@@ -28,7 +28,7 @@ const VERSION_COLOURS: usize = 6;
 
 /// Kinds of events that the script listens to; a browser only hands on those it is asked for.
 /// What is missing here shows up with the next refresh, seconds later.
-const EVENT_KINDS: [&str; 37] = [
+const EVENT_KINDS: [&str; 45] = [
     "attempt.aborted",
     "attempt.downloaded",
     "attempt.downloading",
@@ -43,10 +43,18 @@ const EVENT_KINDS: [&str; 37] = [
     "attempt.timed_out",
     "attempt.trial",
     "attempt.waiting",
+    "device.claimed",
+    "device.enrolled",
+    "device.provisioned",
+    "device.re_enrolment",
+    "device.refused",
+    "device.revoked",
     "device.running",
     "device.seen",
     "device.unblocked",
     "device.warning",
+    "enrolment_key.created",
+    "enrolment_key.revoked",
     "group.changed",
     "group.created",
     "group.removed",
@@ -566,6 +574,7 @@ fn event_badge(event: &Event) -> Badge {
         return badge(state);
     }
     match event.kind.split_once('.') {
+        Some(("device", "refused" | "revoked")) => Badge::new("cross", "device", "bad"),
         Some(("release", _)) => Badge::new("up", "release", "plain"),
         Some(("rollout", "paused" | "aborted")) => Badge::new("pause", "rollout", "warn"),
         Some(("rollout", _)) => Badge::new("down", "rollout", "busy"),

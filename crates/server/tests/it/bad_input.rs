@@ -182,6 +182,11 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
     let noun = path.strip_prefix("/api/v1/").unwrap_or(path);
     match noun.split('/').next().unwrap_or("") {
         "releases" => bad_releases(method, path),
+        "devices" if path.contains("credential") || path.contains("re-enrol") => {
+            bad_credentials(method, path)
+        }
+        "device-claims" => Some(bad_claims(path)),
+        "enrolment-keys" => bad_enrolment_keys(method, path),
         "devices" => bad_devices(method, path),
         "groups" => bad_groups(method, path),
         "rollouts" => bad_rollout_calls(method, path),
@@ -226,6 +231,7 @@ fn bad_others(path: &str) -> Option<Vec<Bad>> {
         "/healthz" | "/readyz" | "/api/openapi.json" => Vec::new(),
         "/api/v1/server" | "/api/v1/fleet/summary" | "/api/v1/whoami" => Vec::new(),
         "/d/v1/check-in" => bad_check_ins(),
+        "/d/v1/enrol" => bad_enrolments(path),
         "/d/v1/blobs/{sha256}" => vec![
             blob("x", 400, "sha256"),
             blob("..%2Foperator-token", 400, "sha256"),
@@ -513,6 +519,128 @@ fn bad_unblocks() -> Vec<Bad> {
     all
 }
 
+fn bad_credentials(method: &str, path: &str) -> Option<Vec<Bad>> {
+    let of = |id: &str| format!("/api/v1/devices/{id}/credentials");
+    let known = of("known");
+    let no_point = format!("04{}", "11".repeat(64));
+    Some(match (method, path) {
+        ("GET" | "DELETE", "/api/v1/devices/{id}/credentials") => {
+            let mut all = bad_ids("/api/v1/devices/", "/credentials", "id");
+            all.push(Bad::path(&of("nobody"), 404, "id"));
+            if method == "DELETE" {
+                all.push(Bad::path(&known, 409, "id"));
+            }
+            all
+        }
+        ("POST", "/api/v1/devices/{id}/credentials") => {
+            let mut all = any_json(&known);
+            let key = |text: &str| json!({"kind": "key", "public_key": text});
+            all.extend([
+                Bad::json(&of("a%20b"), json!({"kind": "secret"}), 400, "id"),
+                Bad::json(&known, json!({}), 400, "kind"),
+                Bad::json(&known, json!({"kind": "password"}), 400, "kind"),
+                Bad::json(&known, json!({"kind": "key"}), 400, "public_key"),
+                Bad::json(&known, key(""), 400, "public_key"),
+                Bad::json(&known, key(&no_point), 400, "public_key"),
+                Bad::json(&known, key(&no_point[2..]), 400, "public_key"),
+                Bad::json(
+                    &known,
+                    json!({"kind": "secret", "public_key": no_point}),
+                    400,
+                    "public_key",
+                ),
+            ]);
+            all
+        }
+        ("DELETE", "/api/v1/devices/{id}/credentials/{credential}") => {
+            let one = |id: &str, number: &str| format!("{}/{number}", of(id));
+            vec![
+                Bad::path(&one("known", "1"), 404, "credential"),
+                Bad::path(&one("nobody", "1"), 404, "id"),
+                Bad::path(&one("a%20b", "1"), 400, "id"),
+                Bad::path(&one("known", "x"), 400, "credential"),
+                Bad::path(&one("known", "-1"), 400, "credential"),
+                Bad::path(&one("known", "99999999999999999999"), 400, "credential"),
+            ]
+        }
+        ("POST", "/api/v1/devices/{id}/re-enrol") => {
+            let mut all = bad_ids("/api/v1/devices/", "/re-enrol", "id");
+            all.push(Bad::path("/api/v1/devices/nobody/re-enrol", 404, "id"));
+            all
+        }
+        _ => return None,
+    })
+}
+
+fn bad_claims(path: &str) -> Vec<Bad> {
+    let csv = |text: String, status| Bad::raw(path, "text/csv", text.into(), status, "body");
+    let secret = "0f".repeat(32);
+    vec![
+        csv(String::new(), 400),
+        csv("id,kind,key\n".to_owned(), 400),
+        csv(format!("a,secret,{secret}\nb,secret,x"), 400),
+        csv(format!("a,secret,{secret}\na,secret,{secret}"), 400),
+        csv(format!("all,secret,{secret}"), 400),
+        csv(format!("a,password,{secret}"), 400),
+        csv(format!("a,key,04{}", "11".repeat(64)), 400),
+        csv("a".repeat(512 * 1024 + 1), 413),
+        Bad::raw(path, "text/csv", vec![0xff; 64], 400, "body"),
+        Bad::raw(
+            path,
+            "application/json",
+            b"{}".to_vec(),
+            415,
+            "content-type",
+        ),
+    ]
+}
+
+fn bad_enrolment_keys(method: &str, path: &str) -> Option<Vec<Bad>> {
+    Some(match (method, path) {
+        ("GET", _) => Vec::new(),
+        ("DELETE", _) => {
+            let mut all = bad_ids("/api/v1/enrolment-keys/", "", "name");
+            all.push(Bad::path("/api/v1/enrolment-keys/nobody", 404, "name"));
+            all
+        }
+        ("POST", _) => {
+            let with = |key: &'static str, value: Value, status| {
+                let mut body = json!({"name": "k", "devices_max": 1, "expires_in_s": 60});
+                body[key] = value;
+                Bad::json(path, body, status, key)
+            };
+            let mut all = any_json(path);
+            all.extend([
+                with("name", json!("a b"), 400),
+                with("name", json!(5), 400),
+                with("devices_max", json!(0), 400),
+                with("devices_max", json!(100_001), 400),
+                with("devices_max", json!(-1), 400),
+                with("expires_in_s", json!(0), 400),
+                with("expires_in_s", json!(u32::MAX), 400),
+                with("group", json!("../x"), 400),
+                with("group", json!("nobody"), 404),
+                with("id_prefix", json!(""), 400),
+                with("id_prefix", json!("../x"), 400),
+            ]);
+            all
+        }
+        _ => return None,
+    })
+}
+
+fn bad_enrolments(path: &str) -> Vec<Bad> {
+    let cose = |body, status, field| Bad::raw(path, "application/cose", body, status, field);
+    vec![
+        cose(Vec::new(), 400, "body"),
+        cose(b"junk".to_vec(), 400, "body"),
+        cose(vec![0xd2; 1000], 400, "body"),
+        cose(vec![0xd2, 0x84, 0x43], 400, "body"),
+        cose(vec![0; 1137], 413, "body"),
+        Bad::raw(path, "application/cbor", Vec::new(), 415, "content-type"),
+    ]
+}
+
 fn bad_groups(method: &str, path: &str) -> Option<Vec<Bad>> {
     Some(match (method, path) {
         ("GET", "/api/v1/groups") => bad_pages(path),
@@ -646,6 +774,10 @@ fn bad_check_ins() -> Vec<Bad> {
         cbor(vec![0x9f; 1000], 400, "body"),
         cbor(vec![0xbf; 1000], 400, "body"),
         cbor(vec![0; 1025], 413, "body"),
+        cbor(vec![0; 1137], 413, "body"),
+        Bad::raw(path, "application/cose", vec![0xd1; 500], 400, "body"),
+        Bad::raw(path, "application/cose", vec![0xd2, 0x84], 400, "body"),
+        Bad::raw(path, "application/cose", vec![0xd2; 1137], 413, "body"),
         cbor(vec![0xff; 1024 * 1024], 413, "body"),
         cbor(longer, 400, "body"),
         cbor(protocol, 400, "protocol"),
@@ -680,6 +812,8 @@ async fn stored(server: &Server) -> Vec<Value> {
     for path in [
         "/api/v1/releases",
         "/api/v1/devices",
+        "/api/v1/devices/known/credentials",
+        "/api/v1/enrolment-keys",
         "/api/v1/groups",
         "/api/v1/rollouts",
         "/api/v1/events?limit=1000",

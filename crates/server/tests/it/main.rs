@@ -6,6 +6,7 @@ mod support;
 
 #[cfg(feature = "acme")]
 mod acme;
+mod attacks_device;
 mod attacks_operator;
 mod attacks_signing;
 mod attacks_transport;
@@ -15,6 +16,7 @@ mod bad_input;
 mod blobs;
 mod checkin;
 mod contract;
+mod device_identity;
 mod devices;
 mod events;
 mod groups;

@@ -8,7 +8,7 @@ use std::{
 
 use fota_image::{app::Chip, build::ImageBuilder};
 use fota_proto::{
-    AttemptState, FailureCode, Sha256,
+    AttemptState, DeviceId, FailureCode, Sha256,
     checkin::{
         self, Action, Answer, CheckIn, End, Held, Outcome, Phase, Progress, ResetReason, Running,
         SlotReport, SlotState,
@@ -19,7 +19,7 @@ use fota_proto::{
     operators::AuditEntry,
     signed::Envelope,
 };
-use fota_server::{Clock, Config, start};
+use fota_server::{Clock, Config, domain::identity::DeviceAuth, start};
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
@@ -95,6 +95,8 @@ pub struct Setup {
     pub db: Option<String>,
     pub lab: bool,
     pub legacy_open: bool,
+    pub device_auth: DeviceAuth,
+    pub legacy_allow: Vec<DeviceId>,
     /// Whether unsigned images are refused though there is no root.
     pub signed_only: bool,
 }
@@ -325,6 +327,8 @@ pub fn config(data: &std::path::Path, setup: &Setup) -> Config {
         listen: ([127, 0, 0, 1], 0).into(),
         lab: setup.lab,
         legacy_open: setup.legacy_open,
+        device_auth: setup.device_auth,
+        legacy_allow: setup.legacy_allow.clone(),
         allow_unsigned: !setup.signed_only,
         operator_token: Some(TOKEN.to_owned()),
         ..Config::new(data)
@@ -428,6 +432,7 @@ pub struct TestDevice {
     pub outcome: Option<(u64, End, FailureCode, &'static str)>,
     pub held: Vec<Held>,
     pub nonce: u64,
+    pub challenge: Option<[u8; 8]>,
     pub root: Option<u32>,
     pub epoch: Option<u32>,
     pub log: Option<LogHead>,
@@ -498,6 +503,7 @@ impl TestDevice {
             outcome: None,
             held: Vec::new(),
             nonce: 1,
+            challenge: None,
             root: None,
             epoch: None,
             log: None,
@@ -567,7 +573,7 @@ impl TestDevice {
             uptime_s: 5,
             root: self.root,
             epoch: self.epoch,
-            challenge: None,
+            challenge: self.challenge,
             log: self.log,
         };
         let mut buffer = [0; 1024];

@@ -80,9 +80,10 @@ impl Life<'_> {
         let (nonce, uptime_s) = (self.random(), self.uptime_s());
         let mut buffer = [0; CHECK_IN_BYTES_MAX];
         let message = self.updater.check_in(nonce, uptime_s, &mut buffer);
+        let identity = &self.config.identity;
         match &self.firmware.behaviour {
-            Behaviour::LiesAboutVersion { claims } => with_version(message, claims),
-            _ => message.to_vec(),
+            Behaviour::LiesAboutVersion { claims } => identity.seal(&with_version(message, claims)),
+            _ => identity.seal(message),
         }
     }
 

@@ -3,6 +3,7 @@
 mod bytes;
 mod convergence;
 mod faults;
+mod identities;
 mod resume;
 mod seed_runs;
 mod signed;

@@ -24,7 +24,11 @@ use crate::{
         model::{Attempt, Device, OrderId, Protocol, Release, RollbackOrder},
         step::Order,
     },
-    service::checkin,
+    service::{
+        checkin,
+        credentials::no_random,
+        trust::{self, TrustError},
+    },
     store::StoreError,
     web::time,
 };
@@ -45,7 +49,11 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) async fn load(state: &AppState, id: DeviceId) -> Result<Self, StoreError> {
+    /// A refusal where the device proves itself, or every device must: this API cannot.
+    pub(super) async fn load(state: &AppState, id: DeviceId) -> Result<Self, SeedError> {
+        trust::open_legacy(state, &id)
+            .await
+            .map_err(|error| untrusted(&id, error))?;
         let mut tx = state.store.read().await?;
         let plan = state.fleet.plan(&mut tx).await?;
         let memory = tx.seed_state(id.as_str()).await?;
@@ -395,6 +403,21 @@ fn device_id(state: &AppState, headers: &HeaderMap) -> Result<DeviceId, SeedErro
     match headers.get("device-id") {
         None => default_id(state),
         Some(value) => parse_id("Device-ID", &String::from_utf8_lossy(value.as_bytes())),
+    }
+}
+
+fn untrusted(id: &DeviceId, error: TrustError) -> SeedError {
+    match error {
+        TrustError::Untrusted(_) => SeedError::new(
+            StatusCode::FORBIDDEN,
+            "device_not_trusted",
+            format!(
+                "{id} must prove itself, which this API cannot: use the native protocol, or start \
+                 the server with --legacy-allow {id} where the device has no credential"
+            ),
+        ),
+        TrustError::Store(error) => error.into(),
+        TrustError::Random(error) => no_random(error).into(),
     }
 }
 
