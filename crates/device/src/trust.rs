@@ -21,7 +21,7 @@ use fota_image::partition::Region;
 use fota_proto::{
     DeviceId, Sha256,
     checkin::{Answer, LogHead},
-    limits::SLOTS_MAX,
+    limits::{CHALLENGE_BYTES, SLOTS_MAX},
     list::List,
     signed::{Envelope, OBJECT_BYTES_MAX, Release, Root, SignedError, index},
 };
@@ -155,8 +155,12 @@ pub(crate) enum Opened<'a> {
     Payload(&'a [u8]),
     /// A newer root is needed before anything else.
     NewerRoot(u32),
-    /// This device waits for a first root, and the server has none to show yet.
-    NoRoot(u32),
+    /// This device waits for a first root, and the server has none to show yet. What it says of
+    /// itself can be believed: it only makes the device speak again.
+    NoRoot {
+        retry_after_s: u32,
+        challenge: Option<[u8; CHALLENGE_BYTES]>,
+    },
 }
 
 /// The trust of a running updater.
@@ -324,7 +328,10 @@ impl<'w> Keeper<'w> {
         let newest = answer.root.unwrap_or(0);
         if self.root_version == 0 {
             return match newest {
-                0 => Ok(Opened::NoRoot(answer.retry_after_s)),
+                0 => Ok(Opened::NoRoot {
+                    retry_after_s: answer.retry_after_s,
+                    challenge: answer.challenge,
+                }),
                 first => Ok(Opened::NewerRoot(first)),
             };
         }

@@ -335,7 +335,13 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         match trust.open(&mut self.flash, &self.boot.device, bytes)? {
             Opened::Payload(payload) => self.follow(payload),
             Opened::NewerRoot(version) => Ok(Next::FetchRoot { version }),
-            Opened::NoRoot(retry_after_s) => Ok(wait(retry_after_s)),
+            Opened::NoRoot {
+                retry_after_s,
+                challenge,
+            } => {
+                self.challenge = challenge;
+                Ok(wait(retry_after_s))
+            }
         }
     }
 

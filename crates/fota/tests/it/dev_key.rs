@@ -65,9 +65,13 @@ async fn current(State(given): State<Shared>) -> Response {
     }
 }
 
-async fn publish(State(given): State<Shared>, body: Bytes) -> StatusCode {
+async fn publish(State(given): State<Shared>, body: Bytes) -> (StatusCode, String) {
     given.lock().expect("not poisoned").root = Some(body.to_vec());
-    StatusCode::CREATED
+    let root = json!({
+        "version": 1, "digest": "0".repeat(64), "keys": [], "expires": null, "product": null,
+        "thresholds": {"root": 1, "release": 1, "online": 1}, "added_at": 0,
+    });
+    (StatusCode::CREATED, root.to_string())
 }
 
 async fn upload(State(given): State<Shared>, body: Bytes) -> String {
@@ -99,6 +103,10 @@ impl Server {
             .route("/api/v1/roots/current", get(current))
             .route("/api/v1/roots", post(publish))
             .route("/api/v1/releases", post(upload))
+            .route(
+                "/api/v1/products/{name}/signing",
+                get(|| async { json!({"name": "acme", "unsigned": false}).to_string() }),
+            )
             .with_state(given.clone());
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))

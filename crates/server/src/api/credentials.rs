@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     AppState,
+    auth::By,
     domain::claim,
     service::{credentials, rollouts::device_id},
 };
@@ -35,11 +36,12 @@ pub async fn list(
     responses((status = 201, body = NewCredential), (status = 409, body = Problem)))]
 pub async fn provision(
     State(state): State<AppState>,
+    by: By,
     Segment(id): Segment,
     JsonBody(body): JsonBody<CredentialRequest>,
 ) -> Result<(StatusCode, Json<NewCredential>), Refusal> {
     let id = device_id("id", &id)?;
-    let new = credentials::provision(&state, &id, &body).await?;
+    let new = credentials::provision(&state, &by, &id, &body).await?;
     Ok((StatusCode::CREATED, Json(new)))
 }
 
@@ -49,10 +51,11 @@ pub async fn provision(
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn revoke_all(
     State(state): State<AppState>,
+    by: By,
     Segment(id): Segment,
 ) -> Result<StatusCode, Refusal> {
     let id = device_id("id", &id)?;
-    credentials::revoke(&state, &id, None).await?;
+    credentials::revoke(&state, &by, &id, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -63,6 +66,7 @@ pub async fn revoke_all(
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn revoke(
     State(state): State<AppState>,
+    by: By,
     Segments(id, credential): Segments,
 ) -> Result<StatusCode, Refusal> {
     let id = device_id("id", &id)?;
@@ -72,7 +76,7 @@ pub async fn revoke(
         let detail = format!("credential is {shown:?}: give its number");
         Refusal::field("credential", detail)
     })?;
-    credentials::revoke(&state, &id, Some(number)).await?;
+    credentials::revoke(&state, &by, &id, Some(number)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -82,10 +86,13 @@ pub async fn revoke(
     responses((status = 200, body = ReEnrolment), (status = 404, body = Problem)))]
 pub async fn allow_re_enrolment(
     State(state): State<AppState>,
+    by: By,
     Segment(id): Segment,
 ) -> Result<Json<ReEnrolment>, Refusal> {
     let id = device_id("id", &id)?;
-    credentials::allow_re_enrolment(&state, &id).await.map(Json)
+    credentials::allow_re_enrolment(&state, &by, &id)
+        .await
+        .map(Json)
 }
 
 /// Takes a factory's list, all of it or nothing: CSV with the columns id, kind (`key`, `secret`)
@@ -95,6 +102,7 @@ pub async fn allow_re_enrolment(
     responses((status = 200, body = ClaimsAccepted), (status = 400, body = Problem), (status = 409, body = Problem)))]
 pub async fn claim(
     State(state): State<AppState>,
+    by: By,
     request: axum::extract::Request,
 ) -> Result<Json<ClaimsAccepted>, Refusal> {
     let (parts, body) = request.into_parts();
@@ -108,5 +116,5 @@ pub async fn claim(
         let detail = "body names no device: give lines of id,kind,key";
         return Err(Refusal::field("body", detail));
     }
-    credentials::claim(&state, &claims).await.map(Json)
+    credentials::claim(&state, &by, &claims).await.map(Json)
 }

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     AppState,
+    auth::By,
     service::{enrolment, rollouts::device_id},
 };
 
@@ -24,9 +25,10 @@ pub async fn list(State(state): State<AppState>) -> Result<Json<Page<EnrolmentKe
     responses((status = 201, body = NewEnrolmentKey), (status = 409, body = Problem)))]
 pub async fn create(
     State(state): State<AppState>,
+    by: By,
     JsonBody(body): JsonBody<EnrolmentKeyRequest>,
 ) -> Result<(StatusCode, Json<NewEnrolmentKey>), Refusal> {
-    let new = enrolment::create(&state, &body).await?;
+    let new = enrolment::create(&state, &by, &body).await?;
     Ok((StatusCode::CREATED, Json(new)))
 }
 
@@ -36,9 +38,10 @@ pub async fn create(
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn revoke(
     State(state): State<AppState>,
+    by: By,
     Segment(name): Segment,
 ) -> Result<StatusCode, Refusal> {
     let name = device_id("name", &name)?;
-    enrolment::revoke(&state, &name).await?;
+    enrolment::revoke(&state, &by, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,10 +11,11 @@ use fota_proto::{
     signed::{Alg, PublicKey},
 };
 
-use super::commit;
+use super::commit_by;
 use crate::{
     AppState,
     api::problem::Refusal,
+    auth::{By, Record},
     domain::{
         claim::{Claim, WRONG_LINES_MAX, WrongLine},
         hex,
@@ -39,6 +40,7 @@ pub async fn list(state: &AppState, device: &DeviceId) -> Result<Vec<DeviceCrede
 /// Gives a device a credential; it need not have been seen yet.
 pub async fn provision(
     state: &AppState,
+    by: &By,
     device: &DeviceId,
     request: &CredentialRequest,
 ) -> Result<NewCredential, Refusal> {
@@ -66,8 +68,13 @@ pub async fn provision(
     tx.insert_credential(id, &new, state.now_ms()).await?;
     let what = name(&material);
     let told = event(device, "device.provisioned", format!("{what} was added"));
+    let record = record(
+        "device.provisioned",
+        device,
+        format!("credential {id}: {what}"),
+    );
     let stored = tx.credentials_of(device.as_str()).await?;
-    store(state, tx, &[told], &[device.as_str()]).await?;
+    store(state, tx, (by, record), &[told], &[device.as_str()]).await?;
     let stored = stored.iter().find(|stored| stored.id == id);
     let stored = stored.ok_or_else(|| Refusal::not_found(format!("credential {id}")))?;
     Ok(NewCredential {
@@ -115,7 +122,7 @@ pub fn no_random(error: std::io::Error) -> Refusal {
 }
 
 /// Takes a factory's list: all of it or nothing.
-pub async fn claim(state: &AppState, claims: &[Claim]) -> Result<ClaimsAccepted, Refusal> {
+pub async fn claim(state: &AppState, by: &By, claims: &[Claim]) -> Result<ClaimsAccepted, Refusal> {
     let mut tx = state.store.write().await?;
     let mut next = tx.next_credential_id().await?;
     let (mut wrong, mut claimed) = (Vec::new(), Vec::new());
@@ -168,7 +175,10 @@ pub async fn claim(state: &AppState, claims: &[Claim]) -> Result<ClaimsAccepted,
         text: format!("{} devices of a factory's list", claimed.len()),
         ..NewEvent::default()
     };
-    store(state, tx, &[told], &claimed).await?;
+    let ends = [claimed.first(), claimed.last()].map(|id| *id.unwrap_or(&""));
+    let detail = format!("{}: first {}, last {}", told.text, ends[0], ends[1]);
+    let record = Record::new("device.claimed", "device-claims", detail);
+    store(state, tx, (by, record), &[told], &claimed).await?;
     Ok(accepted)
 }
 
@@ -181,7 +191,12 @@ pub fn wrong_lines(code: &'static str, status: StatusCode, wrong: &[WrongLine]) 
 }
 
 /// Ends credentials of a device for good: the one with this number, or all.
-pub async fn revoke(state: &AppState, device: &DeviceId, only: Option<i64>) -> Result<(), Refusal> {
+pub async fn revoke(
+    state: &AppState,
+    by: &By,
+    device: &DeviceId,
+    only: Option<i64>,
+) -> Result<(), Refusal> {
     let now = state.now_ms();
     let mut tx = state.store.write().await?;
     let known = known_device(&mut tx, device).await?;
@@ -196,20 +211,24 @@ pub async fn revoke(state: &AppState, device: &DeviceId, only: Option<i64>) -> R
         let detail = format!("{device} has no such active credential: nothing is to be revoked");
         return Err(Refusal::conflict("not_active", detail).of("id"));
     }
-    let mut told = Vec::new();
+    let (mut told, mut names) = (Vec::new(), Vec::new());
     for stored in &meant {
         tx.revoke_credential(device.as_str(), stored.id, now)
             .await?;
-        let text = format!("{} was revoked", name(&stored.material));
+        let what = name(&stored.material);
+        names.push(format!("credential {}: {what}", stored.id));
+        let text = format!("{what} was revoked");
         told.push(event(device, "device.revoked", text));
     }
     tx.end_re_enrolment(device.as_str()).await?;
-    store(state, tx, &told, &[device.as_str()]).await
+    let record = record("device.revoked", device, names.join("; "));
+    store(state, tx, (by, record), &told, &[device.as_str()]).await
 }
 
 /// Lets a device enrol another key, once.
 pub async fn allow_re_enrolment(
     state: &AppState,
+    by: &By,
     device: &DeviceId,
 ) -> Result<ReEnrolment, Refusal> {
     let expires_at = state.now_ms() + RE_ENROL_MS;
@@ -217,8 +236,9 @@ pub async fn allow_re_enrolment(
     known_device(&mut tx, device).await?;
     tx.allow_re_enrolment(device.as_str(), expires_at).await?;
     let text = "may enrol another key within 24 hours, once".to_owned();
+    let record = record("device.re_enrolment", device, text.clone());
     let told = event(device, "device.re_enrolment", text);
-    store(state, tx, &[told], &[device.as_str()]).await?;
+    store(state, tx, (by, record), &[told], &[device.as_str()]).await?;
     Ok(ReEnrolment {
         device: device.to_string(),
         expires_at,
@@ -234,15 +254,21 @@ async fn known_device(tx: &mut Tx, device: &DeviceId) -> Result<Known, Refusal> 
     Ok(known)
 }
 
-/// Commits, and makes it count from now on.
-pub(super) async fn store(
+/// What the audit log says of a device's credentials: numbers and key ids, never a secret.
+fn record(action: &'static str, device: &DeviceId, detail: String) -> Record {
+    Record::new(action, format!("device:{device}"), detail)
+}
+
+/// Commits with the audit record of who did it, and makes it count from now on.
+async fn store(
     state: &AppState,
     mut tx: Tx,
+    (by, record): (&By, Record),
     events: &[NewEvent],
     devices: &[&str],
 ) -> Result<(), Refusal> {
     tx.bump_credential_generation().await?;
-    let committed: Result<i64, StoreError> = commit(state, tx, events, false).await;
+    let committed: Result<i64, StoreError> = commit_by(state, tx, by, record, events, false).await;
     // Also where the answer of the database is lost: then the truth is read again.
     state.identities.changed(devices.iter().copied());
     Ok(committed.map(drop)?)

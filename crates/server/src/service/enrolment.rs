@@ -9,12 +9,13 @@ use fota_proto::{
 };
 
 use super::{
-    commit,
+    commit, commit_by,
     credentials::{event, name, no_random},
 };
 use crate::{
     AppState,
     api::problem::Refusal,
+    auth::{By, Record},
     domain::{
         hex,
         identity::{Admission, EnrolmentKey, Known, Material, NotAdmitted, admit},
@@ -43,6 +44,7 @@ pub enum Told {
 /// Makes an enrolment key.
 pub async fn create(
     state: &AppState,
+    by: &By,
     request: &EnrolmentKeyRequest,
 ) -> Result<NewEnrolmentKey, Refusal> {
     let now = state.now_ms();
@@ -74,13 +76,9 @@ pub async fn create(
         return Err(Refusal::conflict("enrolment_key_exists", detail).of("name"));
     }
     let text = format!("{}: for {} devices", key.name, key.devices_max);
-    commit(
-        state,
-        tx,
-        &[key_event("enrolment_key.created", text)],
-        false,
-    )
-    .await?;
+    let told = key_event("enrolment_key.created", text);
+    let record = key_record("enrolment_key.created", &key.name, terms(&key));
+    commit_by(state, tx, by, record, &[told], false).await?;
     Ok(NewEnrolmentKey {
         enrolment_key: shown(&key, now),
         secret: hex::encode(&secret),
@@ -114,7 +112,7 @@ pub async fn list(state: &AppState) -> Result<Vec<fota_proto::manager::Enrolment
 }
 
 /// Ends an enrolment key for good; devices that it enrolled stay.
-pub async fn revoke(state: &AppState, name: &DeviceId) -> Result<(), Refusal> {
+pub async fn revoke(state: &AppState, by: &By, name: &DeviceId) -> Result<(), Refusal> {
     let mut tx = state.store.write().await?;
     if tx.enrolment_key(name.as_str()).await?.is_none() {
         return Err(Refusal::not_found(format!("enrolment key {name}")).of("name"));
@@ -124,7 +122,8 @@ pub async fn revoke(state: &AppState, name: &DeviceId) -> Result<(), Refusal> {
         return Err(Refusal::conflict("not_active", detail).of("name"));
     }
     let told = key_event("enrolment_key.revoked", name.to_string());
-    commit(state, tx, &[told], false).await?;
+    let record = key_record("enrolment_key.revoked", name.as_str(), String::new());
+    commit_by(state, tx, by, record, &[told], false).await?;
     Ok(())
 }
 
@@ -272,6 +271,28 @@ fn not_admitted(device: &DeviceId, key: &EnrolmentKey, refused: NotAdmitted) -> 
             Refusal::conflict("device_taken", detail).of("device")
         }
     }
+}
+
+/// What a new key may do, for the audit log: its public id, never its secret.
+fn terms(key: &EnrolmentKey) -> String {
+    let EnrolmentKey {
+        key_id,
+        devices_max,
+        expires_at,
+        ..
+    } = key;
+    let mut terms = format!("key {key_id}: {devices_max} devices until {expires_at} ms");
+    if let Some(group) = &key.group {
+        terms += &format!(", into group {group}");
+    }
+    if let Some(prefix) = &key.id_prefix {
+        terms += &format!(", ids that begin with {prefix:?}");
+    }
+    terms
+}
+
+fn key_record(action: &'static str, name: &str, detail: String) -> Record {
+    Record::new(action, format!("enrolment-key:{name}"), detail)
 }
 
 fn key_event(kind: &str, text: String) -> NewEvent {

@@ -10,7 +10,7 @@ use fota_server::{
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::support::*;
+use crate::{keys::Keys, support::*};
 
 /// A change, and what the log says of it.
 pub struct Deed {
@@ -26,6 +26,9 @@ pub enum Body {
     Nothing,
     Json(Value),
     Image(&'static str),
+    List(String),
+    /// The first root of the server that it is sent to.
+    Root,
 }
 
 impl Deed {
@@ -53,6 +56,12 @@ impl Deed {
             Body::Image(version) => request
                 .header(header::CONTENT_TYPE, "application/octet-stream")
                 .body(Image::new(version).bytes),
+            Body::List(list) => request
+                .header(header::CONTENT_TYPE, "text/csv")
+                .body(list.clone()),
+            Body::Root => request
+                .header(header::CONTENT_TYPE, "application/cose")
+                .body(Keys::of(server).await.root(1)),
         })
         .await
     }
@@ -70,6 +79,9 @@ pub fn deeds() -> Vec<Deed> {
     let mut all = fleet_deeds();
     all.extend(operator_deeds());
     all.extend(seed_deeds());
+    all.extend(credential_deeds());
+    all.extend(enrolment_deeds());
+    all.extend(signing_deeds());
     all
 }
 
@@ -227,6 +239,55 @@ fn seed_deeds() -> [Deed; 3] {
     ]
 }
 
+fn credential_deeds() -> [Deed; 5] {
+    let give = ("POST", "/api/v1/devices/{id}/credentials");
+    let take = ("DELETE", "/api/v1/devices/{id}/credentials/{credential}");
+    let take_all = ("DELETE", "/api/v1/devices/{id}/credentials");
+    let again = ("POST", "/api/v1/devices/{id}/re-enrol");
+    let all = "/api/v1/devices/ESP32-001/credentials";
+    let first = "/api/v1/devices/ESP32-001/credentials/1";
+    let re_enrol = "/api/v1/devices/ESP32-001/re-enrol";
+    let secret = || Body::Json(json!({"kind": "secret"}));
+    let (given, taken) = (&["device.provisioned"], &["device.revoked"]);
+    [
+        Deed::new(give, all, secret(), given),
+        Deed::new(take, first, Body::Nothing, taken),
+        Deed::new(give, all, secret(), given),
+        Deed::new(take_all, all, Body::Nothing, taken),
+        Deed::new(again, re_enrol, Body::Nothing, &["device.re_enrolment"]),
+    ]
+}
+
+fn enrolment_deeds() -> [Deed; 3] {
+    let list = Body::List(format!("ESP32-002,secret,{}\n", "0f".repeat(32)));
+    let batch = json!({"name": "batch", "devices_max": 2, "expires_in_s": 60});
+    let revoke = ("DELETE", "/api/v1/enrolment-keys/{name}");
+    let key = "/api/v1/enrolment-keys/batch";
+    let made = &["enrolment_key.created"];
+    [
+        at("POST", "/api/v1/device-claims", list, &["device.claimed"]),
+        at("POST", "/api/v1/enrolment-keys", Body::Json(batch), made),
+        Deed::new(revoke, key, Body::Nothing, &["enrolment_key.revoked"]),
+    ]
+}
+
+/// The last ones: after them plain images are refused.
+fn signing_deeds() -> [Deed; 3] {
+    let signing = ("PUT", "/api/v1/products/{name}/signing");
+    let unsigned = Body::Json(json!({"unsigned": true}));
+    let boot = ("PUT", "/api/v1/products/{name}/secure-boot");
+    let key = Body::Json(json!({"digests": ["07".repeat(32)]}));
+    let [to_signing, to_boot] = [
+        "/api/v1/products/thermostat/signing",
+        "/api/v1/products/thermostat/secure-boot",
+    ];
+    [
+        Deed::new(signing, to_signing, unsigned, &["product.signing"]),
+        Deed::new(boot, to_boot, key, &["product.secure_boot"]),
+        at("POST", "/api/v1/roots", Body::Root, &["root.added"]),
+    ]
+}
+
 /// What the deeds need: a device that has gone back from 1.0.5.
 pub async fn prepare(server: &Server) {
     server.release(&Image::new("1.0.5")).await;
@@ -293,6 +354,42 @@ async fn every_change_is_in_the_log_with_who_did_it() {
             );
         }
         verify(&server.audit().await, None).expect("whole");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_secrets_of_devices_are_not_in_the_log() {
+    each_database(async |server| {
+        let body = json!({"kind": "secret"});
+        let given = server.post("/api/v1/devices/a/credentials", body).await;
+        let body = json!({"name": "batch", "devices_max": 2, "expires_in_s": 60});
+        let made = server.post("/api/v1/enrolment-keys", body).await;
+        let claimed = "0f".repeat(32);
+        let list = Body::List(format!("b,secret,{claimed}\nc,secret,{claimed}\n"));
+        let claim = at("POST", "/api/v1/device-claims", list, &[]);
+        let reply = claim.done_by(&server, TOKEN).await;
+        assert_eq!(reply.status, StatusCode::OK);
+        let mut secrets = vec![claimed];
+        for reply in [given, made] {
+            let new: Value = reply.value(StatusCode::CREATED);
+            secrets.push(new["secret"].as_str().expect("shown").to_owned());
+        }
+        let entries = server.audit().await;
+        let of = |action| entries.iter().find(|entry| entry.action == action);
+        let claim = of("device.claimed").expect("in the log");
+        assert_eq!(
+            claim.detail,
+            "2 devices of a factory's list: first b, last c"
+        );
+        let given = of("device.provisioned").expect("in the log");
+        assert_eq!(
+            (given.object.as_str(), given.detail.as_str()),
+            ("device:a", "credential 1: a secret")
+        );
+        let export = server.get("/api/v1/audit/export").await.body;
+        let export = String::from_utf8(export).expect("text");
+        assert!(secrets.iter().all(|secret| !export.contains(secret)));
     })
     .await;
 }
