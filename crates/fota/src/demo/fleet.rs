@@ -8,10 +8,11 @@ use std::{
 use anyhow::Context;
 use fota_client::DeviceClient;
 use fota_image::app::Chip;
+use fota_proto::signed::index;
 use fota_sim::{
     board::{Board, StartError, factory_flash},
     console::Console,
-    device::{DeviceConfig, SimDevice},
+    device::{DeviceConfig, SimDevice, SimTrust},
     firmware::{self, Spec},
     flash::SimFlash,
     link::{Fault, SimLink},
@@ -70,16 +71,20 @@ pub struct Devices {
     tasks: JoinSet<StartError>,
     /// Take the network away from the night devices while set.
     pub night: Vec<Arc<AtomicBool>>,
+    trust: SimTrust,
 }
 
 impl Devices {
     /// Starts `count` devices against the server at `url`.
-    pub fn start(url: &str, count: u32, pace: Pace) -> anyhow::Result<Self> {
+    ///
+    /// The native ones take only what `root` vouches for.
+    pub fn start(url: &str, count: u32, pace: Pace, root: &[u8]) -> anyhow::Result<Self> {
         let factory = factory_flash(&image(FACTORY)?)?;
         let client = DeviceClient::new(url, None)?;
         let mut devices = Self {
             tasks: JoinSet::new(),
             night: Vec::new(),
+            trust: SimTrust::Root(root.into()),
         };
         for number in 1..=count {
             let id = name(number);
@@ -127,6 +132,7 @@ impl Devices {
             report_every: Duration::from_millis(300),
             retry: Duration::from_secs(1),
             panics_on: (id == CRASHES).then(|| BAD.to_owned()),
+            trust: self.trust.clone(),
             ..DeviceConfig::new(id.parse().context("a device id")?)
         };
         let link = if id == CRASHES { WEAK_WIFI } else { WIFI };
@@ -134,7 +140,7 @@ impl Devices {
         if id == LOSES_WIFI {
             let offline = Duration::from_millis(1200);
             link.add_fault(Fault::Cut {
-                at: CUT_AT,
+                at: index::artifact_offset(IMAGE_BYTES as u32, CUT_AT as u32).into(),
                 offline,
             });
         }

@@ -103,6 +103,7 @@ impl<'w> Story<'w> {
         ));
         command(&format!("export FOTA_SERVER={}", self.world.url()));
         command(&format!("export FOTA_TOKEN={}", self.world.token()));
+        command(&format!("export FOTA_KEYS={}", self.world.keys().display()));
         say(&format!("\nDashboard: {}", self.world.dashboard()));
     }
 
@@ -145,8 +146,7 @@ impl<'w> Story<'w> {
         heading(step, &format!("upload {version}"));
         let file = self.world.image_file(version);
         command(&format!("fota upload {}", file.display()));
-        let bytes =
-            std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let bytes = self.world.bundle(version).context("sign the release")?;
         let options = ReleaseUpload::default();
         let release = self.client.upload(bytes.into(), &options, |_| {}).await?;
         if (release.version.as_str(), release.bytes) != (version, IMAGE_BYTES) {
@@ -157,7 +157,8 @@ impl<'w> Story<'w> {
             );
         }
         seen(&format!(
-            "a real, valid {} image of {} bytes, sha256 {} (its code is noise)",
+            "a real, valid {} image of {} bytes, sha256 {} (its code is noise), signed by \
+             the demo's development key",
             release.chip.as_deref().unwrap_or("?"),
             Grouped(release.bytes),
             release.sha256.short(),

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use fota_client::Client;
+use fota_proto::signed::Alg;
 use fota_server::{Clock, Config, Running, StartError};
 use tempfile::TempDir;
 
@@ -12,7 +13,13 @@ use super::{
     Pace,
     fleet::{BAD, Devices, GOOD, PSK, SEED_DEVICE, image},
 };
-use crate::output::to_stderr;
+use crate::{
+    args::ReleaseFields,
+    firmware::Firmware,
+    keys::{self, Keys, Public, Secret},
+    output::to_stderr,
+    signing::{self, dev},
+};
 
 /// Where the seed's server listens, and ours.
 const USUAL: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
@@ -21,6 +28,8 @@ const USUAL: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
 ));
 /// Seconds between check-ins that the server tells the devices.
 const POLL_S: u32 = 2;
+/// Folder of the development key.
+const KEYS: &str = "keys";
 /// How long the server may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -34,6 +43,8 @@ pub struct World {
     pub count: u32,
     /// The operator's connection.
     pub client: Client,
+    /// Signs the releases.
+    dev: Secret,
 }
 
 impl World {
@@ -48,9 +59,15 @@ impl World {
         }
         let server = serve(&folder, listen).await?;
         let url = format!("http://{}", server.addr);
+        let client = Client::new(&url, Some(server.operator_token.clone()))?;
+        let keys = Keys::open(Some(&folder.path().join(KEYS)))?;
+        let dev = keys::generate(Alg::Esp256)?;
+        keys.add(dev::NAME, &dev, None)?;
+        let root = publish_root(&client, &dev).await?;
         Ok(Self {
-            devices: Devices::start(&url, count, pace)?,
-            client: Client::new(&url, Some(server.operator_token.clone()))?,
+            devices: Devices::start(&url, count, pace, &root)?,
+            client,
+            dev,
             folder,
             server,
             count,
@@ -72,6 +89,19 @@ impl World {
     /// Where the image of a version lies.
     pub fn image_file(&self, version: &str) -> PathBuf {
         file(&self.folder, version)
+    }
+
+    /// A version as it is uploaded: image and signed release in one file.
+    pub fn bundle(&self, version: &str) -> anyhow::Result<Vec<u8>> {
+        let firmware = Firmware::load(&self.image_file(version))?;
+        let payload = signing::release::payload(&firmware, &ReleaseFields::default())?;
+        let release = signing::sign(&payload, &[self.dev.signer()], false)?;
+        Ok(signing::release::bundle(&release, firmware.image_bytes()))
+    }
+
+    /// Where the development key lies, for commands by hand.
+    pub fn keys(&self) -> PathBuf {
+        self.folder.path().join(KEYS)
     }
 
     /// The server's address.
@@ -104,6 +134,15 @@ impl World {
             self.dashboard()
         )
     }
+}
+
+/// The server trusts the development key from now on; gives its root, for the devices.
+async fn publish_root(client: &Client, dev: &Secret) -> anyhow::Result<Vec<u8>> {
+    let online = client.signing().await?.online_key;
+    let online = online.as_deref().and_then(Public::from_hex);
+    let root = dev::root(dev, &online.context("the server names no online key")?)?;
+    client.add_root(root.clone().into()).await?;
+    Ok(root)
 }
 
 fn file(folder: &TempDir, version: &str) -> PathBuf {

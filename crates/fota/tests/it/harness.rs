@@ -353,7 +353,7 @@ impl Devices {
             speed: SPEED,
             link: SimLink::new("lan", 100_000_000, 2),
             identity: FleetIdentity::default(),
-            trust: SimTrust::Anybody,
+            trust: SimTrust::FirstUse,
         };
         let inside = runtime.inner().enter();
         let fleet = Fleet::start(&config, &Console::silent()).expect("a fleet");
