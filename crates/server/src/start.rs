@@ -191,15 +191,7 @@ impl Running {
 pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     check(&config)?;
     let lock = lock(&config.data)?;
-    let listener = TcpListener::bind(config.listen).await;
-    let listener = listener.map_err(|error| StartError::Listen {
-        addr: config.listen,
-        error,
-    })?;
-    let addr = listener.local_addr().map_err(|error| StartError::Listen {
-        addr: config.listen,
-        error,
-    })?;
+    let (listener, addr) = bind(config.listen).await?;
     let tls = match &config.tls {
         Some(tls) => Some(Tls::load(tls.clone(), &config.data, clock.clone())?),
         None => None,
@@ -226,19 +218,11 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         online_key,
         closing.clone(),
     );
-    let generation = async { state.store.read().await?.generation().await }.await;
-    state
-        .fleet
-        .learn_generation(generation.map_err(|error| StartError::Database {
-            name: database_name(&state.config),
-            error,
-        })?);
-    roots::warn_of_unknown_key(&state)
-        .await
-        .map_err(|error| StartError::Database {
-            name: database_name(&state.config),
-            error,
-        })?;
+    let looked = look_at_store(&state).await;
+    looked.map_err(|error| StartError::Database {
+        name: database_name(&state.config),
+        error,
+    })?;
     let front = http::Front {
         router: api::router(state.clone()),
         tls: tls.clone(),
@@ -264,6 +248,23 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         tasks,
         lock,
     })
+}
+
+async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let refused = |error| StartError::Listen {
+        addr: listen,
+        error,
+    };
+    let listener = TcpListener::bind(listen).await.map_err(refused)?;
+    let addr = listener.local_addr().map_err(refused)?;
+    Ok((listener, addr))
+}
+
+/// What must be known before the first request.
+async fn look_at_store(state: &AppState) -> Result<(), StoreError> {
+    let generation = state.store.read().await?.generation().await?;
+    state.fleet.learn_generation(generation);
+    roots::warn_of_unknown_key(state).await
 }
 
 #[cfg_attr(not(feature = "oidc"), allow(unused_variables, unused_mut))]
