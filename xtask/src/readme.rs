@@ -4,7 +4,7 @@
 //! `<!-- run -->` it must end with 0; `<!-- until TEXT -->` it must print TEXT and is then ended
 //! with Ctrl-C; `<!-- keep TEXT -->` likewise, but it stays until the last block has run;
 //! `<!-- skip WHY -->`. A block that starts with `cargo` runs in the root, any other in a scratch
-//! folder, where `fota` is on the path and `app.bin` is an image.
+//! folder, where `fota` is on the path and `old.bin` and `app.bin` are images.
 
 use std::{
     fs::{self, File},
@@ -67,11 +67,13 @@ fn scratch() -> Result<PathBuf> {
         fs::remove_dir_all(&dir)?;
     }
     fs::create_dir_all(&dir)?;
-    let image = ImageBuilder::new(Chip::Esp32)
-        .version("1.0.6")
-        .project(PROJECT);
-    let image = image.size(IMAGE_BYTES).build().context("app.bin")?;
-    fs::write(dir.join("app.bin"), image)?;
+    for (name, version) in [("old.bin", "1.0.5"), ("app.bin", "1.0.6")] {
+        let image = ImageBuilder::new(Chip::Esp32)
+            .version(version)
+            .project(PROJECT);
+        let image = image.size(IMAGE_BYTES).build().context(name)?;
+        fs::write(dir.join(name), image)?;
+    }
     Ok(dir)
 }
 

@@ -51,6 +51,37 @@ async fn an_unsigned_release_is_refused() {
 }
 
 #[tokio::test]
+async fn what_the_seeds_tools_upload_goes_to_no_device_that_trusts_a_root() {
+    let setup = Setup {
+        legacy_open: true,
+        signed_only: true,
+        ..Setup::default()
+    };
+    let server = Server::start(setup).await;
+    let keys = Keys::on(&server).await;
+    let image = Image::new("1.0.6");
+    let body = serde_json::json!({
+        "version": "1.0.6",
+        "size": image.bytes.len(),
+        "hash": image.sha256.to_string(),
+        "firmware_data": base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD, &image.bytes),
+    });
+    let reply = server.post("/api/cloud/fota/upload", body).await;
+    assert_eq!(reply.status, StatusCode::OK, "{:?}", reply.json());
+    // By the manager API it is refused all the same.
+    let other = Image::new("1.0.7");
+    let (code, ..) = server.upload(&other.bytes, "").await.problem(422);
+    assert_eq!(code, "unsigned");
+    let rollout = serde_json::json!({"release": "1.0.6", "to": ["all"]});
+    server.rollout(rollout).await;
+    let mut device = TestDevice::running("ESP32-001", &Image::new("1.0.5"));
+    device.root = Some(1);
+    let told = ask(&server, &mut device, &keys.root(1)).await;
+    assert_eq!(told.install, None);
+}
+
+#[tokio::test]
 async fn a_release_of_another_key_is_refused() {
     let server = Server::start(Setup::default()).await;
     let mut keys = Keys::on(&server).await;
