@@ -96,6 +96,20 @@ impl DeviceClient {
             .await
     }
 
+    /// The proof that a release is among the first `size` entries of the release log.
+    pub async fn log_proof(&self, release: &Sha256, size: u64) -> Result<Vec<u8>> {
+        let query = format!("leaf={release}&size={size}");
+        self.small(format!("{}/d/v1/log/proof?{query}", self.base))
+            .await
+    }
+
+    /// The proof that the release log only grew between two sizes.
+    pub async fn log_growth(&self, from: u64, to: u64) -> Result<Vec<u8>> {
+        let query = format!("from={from}&to={to}");
+        self.small(format!("{}/d/v1/log/consistency?{query}", self.base))
+            .await
+    }
+
     async fn small(&self, url: String) -> Result<Vec<u8>> {
         let mut response = send(self.http.get(&url).timeout(REQUEST_TIMEOUT)).await?;
         let mut body = Vec::new();

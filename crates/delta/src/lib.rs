@@ -11,7 +11,7 @@
 //! the end: prove each chunk before you write it. It knows nothing of devices, networks or
 //! signatures.
 //!
-//! Main path: [`DefaultDecoder::push`] reads a [`PatchHeader`], then runs the [`machine`] that both
+//! Main path: [`DefaultDecoder::push`] reads a [`PatchHeader`], then runs the `machine` that both
 //! ends share. `encode` (feature `encode`) finds the blocks, runs the same machine over them, and
 //! keeps the smallest result. The format is in `docs/delta-format.md`.
 //!

@@ -16,6 +16,7 @@ use fota_proto::{
     FailureCode,
     checkin::{End, Install},
     limits::HEAD_BYTES,
+    log::{self, Inclusion},
     signed::{Release, SignedError},
 };
 use sha2::Digest;
@@ -249,11 +250,80 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         }
         let order = job.order;
         let judged = match self.judge(bytes) {
-            Ok(Ok(())) => self.locate(),
+            Ok(Ok(())) => self.ask_for_log(),
             Ok(Err(refusal)) => Ok(self.refuse(refusal)),
             Err(fault) => Err(fault),
         };
-        judged.map_err(|fault| {
+        self.ended_by_fault(order, judged)
+    }
+
+    /// Takes the proof that [`Next::FetchLogProof`] asked for, whole. A release that is not in the
+    /// log is refused.
+    pub fn log_proof(&mut self, bytes: &[u8]) -> Result<Next, ReleaseError> {
+        let (Some(job), Some(trust)) = (&mut self.job, &self.trust) else {
+            return Err(ReleaseError::NotAwaited);
+        };
+        let (Stage::Logging, Some(release), Some(head)) = (&job.stage, job.release, trust.head)
+        else {
+            return Err(ReleaseError::NotAwaited);
+        };
+        let Ok(proof) = minicbor::decode::<Inclusion>(bytes) else {
+            return Err(ReleaseError::OtherBytes);
+        };
+        if !log::verify_inclusion(release, &proof, head) {
+            return Ok(self.refuse(Refusal::NotLogged));
+        }
+        let order = job.order;
+        let next = match trust.growth() {
+            Some(_) => {
+                job.stage = Stage::Growing;
+                Ok(self.next())
+            }
+            None => self.locate(),
+        };
+        self.ended_by_fault(order, next)
+    }
+
+    /// Takes the proof that [`Next::FetchLogGrowth`] asked for, whole. A log that did not only grow
+    /// is noted ([`Updater::log_is_forked`]), and the update goes on.
+    pub fn log_growth(&mut self, bytes: &[u8]) -> Result<Next, ReleaseError> {
+        let (Some(job), Some(trust)) = (&self.job, &mut self.trust) else {
+            return Err(ReleaseError::NotAwaited);
+        };
+        let Stage::Growing = job.stage else {
+            return Err(ReleaseError::NotAwaited);
+        };
+        let Ok(path) = minicbor::decode::<log::Path>(bytes) else {
+            return Err(ReleaseError::OtherBytes);
+        };
+        trust.grow(&path);
+        let order = job.order;
+        let next = self.locate();
+        self.ended_by_fault(order, next)
+    }
+
+    /// A release that is accepted must be in the log, where the server keeps one; a server that once
+    /// showed a log cannot do without.
+    fn ask_for_log(&mut self) -> Result<Next, Fault> {
+        let (Some(job), Some(trust)) = (&mut self.job, &self.trust) else {
+            return Ok(Next::CheckIn);
+        };
+        match (trust.head, trust.facts.log) {
+            (None, None) => self.locate(),
+            (None, Some(_)) => Ok(self.refuse(Refusal::NotLogged)),
+            (Some(_), _) => {
+                job.stage = Stage::Logging;
+                Ok(self.next())
+            }
+        }
+    }
+
+    fn ended_by_fault(
+        &mut self,
+        order: u64,
+        next: Result<Next, Fault>,
+    ) -> Result<Next, ReleaseError> {
+        next.map_err(|fault| {
             self.end(order, End::Failed, FailureCode::FlashWrite, fault);
             ReleaseError::Flash(fault)
         })
@@ -575,6 +645,8 @@ enum Refusal {
     Chip { found: u16, this: u16 },
     #[error("the order names no signed release")]
     NotSigned,
+    #[error("the release is not in the server's release log")]
+    NotLogged,
     #[error("{0}")]
     Signature(SignedError),
     #[error("the order and the signed release name different images")]
@@ -631,6 +703,7 @@ impl Refusal {
             Self::TooShort { .. } | Self::Magic { .. } => FailureCode::ImageInvalid,
             Self::Chip { .. } => FailureCode::WrongChip,
             Self::NotSigned => FailureCode::NotSigned,
+            Self::NotLogged => FailureCode::NotLogged,
             Self::Signature(_) | Self::Mixed => FailureCode::SignatureInvalid,
             Self::Product => FailureCode::WrongProduct,
             Self::Hardware { .. } => FailureCode::WrongHardware,

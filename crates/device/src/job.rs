@@ -39,6 +39,10 @@ use crate::{
 pub(crate) enum Stage {
     /// Waiting for the signed release that the order names.
     Judging,
+    /// Waiting for the proof that this release is in the server's log.
+    Logging,
+    /// Waiting for the proof that this log only grew.
+    Growing,
     /// Waiting for the server to say which of these prefixes are true; `known` is, or is 0.
     Locating {
         held: List<Held, HELD_MAX>,
@@ -115,7 +119,7 @@ impl Job {
     /// The next byte of the image that is wanted.
     pub(crate) fn position(&self) -> u32 {
         match self.stage {
-            Stage::Judging => 0,
+            Stage::Judging | Stage::Logging | Stage::Growing => 0,
             Stage::Locating { known, .. } => known,
             Stage::Downloading => {
                 let unproven = self.feed.map_or(0, |feed| feed.chunk_filled);

@@ -39,11 +39,15 @@
 //!     BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Trust, Updater, Workspace,
 //! };
 //!
+//! use fota_proto::Sha256;
+//!
 //! /// What the caller brings.
 //! trait Board {
 //!     fn post_check_in(&mut self, request: &[u8], answer: &mut [u8]) -> Option<usize>;
 //!     fn get_root(&mut self, version: u32, body: &mut [u8]) -> Option<usize>;
-//!     fn get_blob(&mut self, name: fota_proto::Sha256, body: &mut [u8]) -> Option<usize>;
+//!     fn get_blob(&mut self, name: Sha256, body: &mut [u8]) -> Option<usize>;
+//!     fn get_log_proof(&mut self, of: Sha256, size: u64, body: &mut [u8]) -> Option<usize>;
+//!     fn get_log_growth(&mut self, from: u64, to: u64, body: &mut [u8]) -> Option<usize>;
 //!     fn fetch(&mut self, from: &Download, take: impl FnMut(&[u8]) -> bool);
 //!     fn random(&mut self) -> u64;
 //!     fn uptime_s(&self) -> u32;
@@ -98,6 +102,24 @@
 //!                 }
 //!                 None => Next::Wait { seconds: 60 },
 //!             },
+//!             Next::FetchLogProof { release, size } => {
+//!                 match board.get_log_proof(release, size, &mut answer) {
+//!                     Some(length) => {
+//!                         let next = updater.log_proof(&answer[..length]);
+//!                         next.unwrap_or(Next::Wait { seconds: 60 })
+//!                     }
+//!                     None => Next::Wait { seconds: 60 },
+//!                 }
+//!             }
+//!             Next::FetchLogGrowth { from, to } => {
+//!                 match board.get_log_growth(from, to, &mut answer) {
+//!                     Some(length) => {
+//!                         let next = updater.log_growth(&answer[..length]);
+//!                         next.unwrap_or(Next::Wait { seconds: 60 })
+//!                     }
+//!                     None => Next::Wait { seconds: 60 },
+//!                 }
+//!             }
 //!             Next::Download(part) => {
 //!                 board.fetch(&part, |bytes| updater.receive(bytes).is_ok());
 //!                 updater.next() // the rest where the link was lost, or Prove

@@ -23,6 +23,7 @@ use fota_proto::{
     checkin::{Answer, LogHead},
     limits::{CHALLENGE_BYTES, SLOTS_MAX},
     list::List,
+    log,
     signed::{Envelope, OBJECT_BYTES_MAX, Release, Root, SignedError, index},
 };
 use minicbor::{Decode, Encode};
@@ -104,7 +105,7 @@ pub(crate) struct Facts {
     pub(crate) epoch: u32,
     #[n(1)]
     pub(crate) known: List<Known, SLOTS_MAX>,
-    /// The longest head of the release log that was shown.
+    /// The longest head of the release log that was shown and follows from those before.
     #[n(2)]
     pub(crate) log: Option<LogHead>,
 }
@@ -178,6 +179,10 @@ pub(crate) struct Keeper<'w> {
     /// The root is the one in the firmware and not the stored one.
     is_anchor: bool,
     pub(crate) facts: Facts,
+    /// The head of the release log in the last answer.
+    pub(crate) head: Option<LogHead>,
+    /// A head was shown that does not follow from the one that is kept.
+    pub(crate) is_forked: bool,
     /// Seconds of uptime at the last check-in that was answered by the server itself.
     pub(crate) fresh_at_s: u32,
 }
@@ -207,6 +212,8 @@ impl<'w> Keeper<'w> {
             root_version: 0,
             is_anchor: false,
             facts: Facts::default(),
+            head: None,
+            is_forked: false,
             fresh_at_s: 0,
         };
         for sector in 0..2 {
@@ -343,6 +350,36 @@ impl<'w> Keeper<'w> {
         match answer.device == Some(device.as_str()) {
             true => Ok(Opened::Payload(payload)),
             false => Err(AnswerError::OtherDevice),
+        }
+    }
+
+    /// Notes the head of the log in an answer. The first one is kept; a later one takes its place
+    /// only by a proof (see [`Keeper::grow`]).
+    pub(crate) fn note_head(&mut self, head: Option<LogHead>) {
+        self.head = head;
+        self.facts.log = self.facts.log.or(head);
+        if let (Some(known), Some(head)) = (self.facts.log, head) {
+            let is_other = head.size == known.size && head.root != known.root;
+            self.is_forked |= is_other || head.size < known.size;
+        }
+    }
+
+    /// The two heads between which a proof is wanted, where the log has grown.
+    pub(crate) fn growth(&self) -> Option<(LogHead, LogHead)> {
+        let (known, head) = (self.facts.log?, self.head?);
+        (known.size < head.size).then_some((known, head))
+    }
+
+    /// Keeps the newer head where the proof leads to it. Where it does not, the older one stays,
+    /// and is what check-ins repeat: whoever compares finds the fork. Updates go on: a server that
+    /// was restored from a backup must still reach its devices.
+    pub(crate) fn grow(&mut self, path: &[Sha256]) {
+        let Some((known, head)) = self.growth() else {
+            return;
+        };
+        match log::verify_consistency(known, head, path) {
+            true => self.facts.log = Some(head),
+            false => self.is_forked = true,
         }
     }
 

@@ -103,6 +103,22 @@ pub enum Next {
         /// Which release.
         release: Sha256,
     },
+    /// Fetch `GET /d/v1/log/proof?leaf={release}&size={size}` and give its bytes to
+    /// [`Updater::log_proof`].
+    FetchLogProof {
+        /// Which release.
+        release: Sha256,
+        /// Entries of the log that it must be among.
+        size: u64,
+    },
+    /// Fetch `GET /d/v1/log/consistency?from={from}&to={to}` and give its bytes to
+    /// [`Updater::log_growth`].
+    FetchLogGrowth {
+        /// Entries of the log that this device knows.
+        from: u64,
+        /// Entries of the log now.
+        to: u64,
+    },
     /// Fetch these bytes and give them to [`Updater::receive`].
     Download(Download),
     /// Call [`Updater::prove`].
@@ -185,6 +201,7 @@ pub enum RootError {
 /// |---|---|---|
 /// | idle | an order | an install order that this device can take |
 /// | judging | the signed release of the order | a release that this device accepts |
+/// | logging, growing | proofs that the log holds it and only grew | the proofs |
 /// | locating | the server's word on prefixes that are there | the next answer |
 /// | downloading | bytes | the last byte; another order; none |
 /// | complete | [`Updater::prove`] | a proof, or a failure |
@@ -372,6 +389,12 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         Some(uptime_s.saturating_sub(trust.fresh_at_s))
     }
 
+    /// Whether a head of the release log was shown that does not follow from the one this device
+    /// keeps: the server, or somebody in its place, tells different devices different things.
+    pub fn log_is_forked(&self) -> bool {
+        self.trust.as_ref().is_some_and(|trust| trust.is_forked)
+    }
+
     fn follow(&mut self, bytes: &[u8]) -> Result<Next, AnswerError> {
         let answer: Answer = minicbor::decode(bytes).map_err(|_| AnswerError::Malformed)?;
         if answer.protocol != checkin::VERSION {
@@ -394,12 +417,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         }
         if let Some(trust) = &mut self.trust {
             trust.fresh_at_s = self.asked_at_s;
-            // Kept for good with the next record: a shorter log than this was shown to be a lie.
-            let known = trust.facts.log.map_or(0, |head| head.size);
-            trust.facts.log = match answer.log {
-                Some(head) if head.size > known => Some(head),
-                _ => trust.facts.log,
-            };
+            trust.note_head(answer.log);
         }
         if let Some(order) = answer.acknowledged {
             self.forget_report(order)?;
@@ -420,6 +438,20 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             Stage::Locating { .. } => Next::CheckIn,
             Stage::Judging => match job.release {
                 Some(release) => Next::FetchRelease { release },
+                None => Next::CheckIn,
+            },
+            Stage::Logging => match (job.release, self.trust.as_ref().and_then(|it| it.head)) {
+                (Some(release), Some(head)) => Next::FetchLogProof {
+                    release,
+                    size: head.size,
+                },
+                _ => Next::CheckIn,
+            },
+            Stage::Growing => match self.trust.as_ref().and_then(Keeper::growth) {
+                Some((known, head)) => Next::FetchLogGrowth {
+                    from: known.size,
+                    to: head.size,
+                },
                 None => Next::CheckIn,
             },
             Stage::Downloading => Next::Download(job.download()),
@@ -594,9 +626,9 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
     fn progress(&self) -> Option<Progress> {
         if let Some(job) = &self.job {
             let phase = match job.stage {
-                Stage::Judging | Stage::Locating { .. } | Stage::Downloading => Phase::Downloading,
                 Stage::Complete => Phase::Downloaded,
                 Stage::Activated => Phase::Installing,
+                _ => Phase::Downloading,
             };
             return Some(Progress {
                 order: job.order,

@@ -13,6 +13,8 @@ use fota_proto::{
     FailureCode, Sha256,
     checkin::{Action, Answer, CheckIn, End},
     limits::CHUNK_BYTES,
+    list::List,
+    log::{self, Frontier, Inclusion, LogHead},
     signed::{Form, SignedError, index, sign::sign},
 };
 use fota_sim::{
@@ -567,4 +569,111 @@ fn nothing_is_signed_by_a_payload_that_merely_looks_right() {
         assert!(maker.online().public() != maker.releaser().public());
     });
     assert!(bench.outcomes.iter().all(|seen| seen.end != End::Failed));
+}
+
+/// The head of a log of these entries.
+fn log_of(entries: &[Sha256]) -> LogHead {
+    let mut log = Frontier::default();
+    entries.iter().for_each(|entry| log.push(*entry));
+    log.head()
+}
+
+fn encoded<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
+    let mut buffer = [0; 1024];
+    fota_proto::checkin::encode(message, &mut buffer)
+        .unwrap()
+        .to_vec()
+}
+
+/// The proof that an entry of a log of two is there.
+fn inclusion(index: u64, beside: Sha256) -> Vec<u8> {
+    let mut path = List::new();
+    path.push(log::leaf_hash(beside)).unwrap();
+    encoded(&Inclusion { index, path })
+}
+
+/// Goes on with an order up to the question about the log.
+fn asked_for_log(
+    updater: &mut Updater<'_, &mut SimFlash>,
+    server: &ScriptedServer,
+    artifact: &Artifact,
+    nonce: u64,
+) -> Next {
+    let (_, answer) = ask(updater, server, nonce);
+    let Next::FetchRelease { release } = updater.answer(&answer).unwrap() else {
+        panic!("no release asked for");
+    };
+    updater.release(artifact.blob(&release).unwrap()).unwrap()
+}
+
+#[test]
+fn a_release_that_is_not_in_the_log_is_refused() {
+    let (mut bench, maker) = device();
+    let artifact = release(&maker, "2.0.0", 2);
+    let (entry, other) = (artifact.signed.as_ref().unwrap().digest, Sha256([7; 32]));
+    order(&mut bench, &maker, 1, &artifact);
+    bench.server.log = Some(log_of(&[other, other]));
+    with_updater(&mut bench, |updater, server| {
+        let asked = Next::FetchLogProof {
+            release: entry,
+            size: 2,
+        };
+        assert_eq!(asked_for_log(updater, server, &artifact, 1), asked);
+        assert_eq!(updater.log_proof(b"junk"), Err(ReleaseError::OtherBytes));
+        assert_eq!(updater.next(), asked, "a broken proof is asked for again");
+        let proof = inclusion(1, other);
+        assert_eq!(updater.log_proof(&proof).unwrap(), Next::CheckIn);
+        let (request, _) = ask(updater, server, 2);
+        let request: CheckIn = minicbor::decode(&request).unwrap();
+        let code = request.outcome.map(|outcome| outcome.code);
+        assert_eq!(code, Some(FailureCode::NotLogged.number()));
+    });
+    // In the log, it goes through; and a server that showed a log cannot do without one.
+    order(&mut bench, &maker, 2, &artifact);
+    bench.server.log = Some(log_of(&[other, entry]));
+    with_updater(&mut bench, |updater, server| {
+        asked_for_log(updater, server, &artifact, 1);
+        let next = updater.log_proof(&inclusion(1, other)).unwrap();
+        assert!(matches!(next, Next::Download(_)), "{next:?}");
+        let silent = ScriptedServer {
+            order: 3,
+            log: None,
+            ..server.clone()
+        };
+        let next = asked_for_log(updater, &silent, &artifact, 2);
+        assert_eq!(next, Next::CheckIn, "refused");
+    });
+}
+
+#[test]
+fn a_fork_of_the_log_is_noted_and_the_known_head_is_kept() {
+    let (mut bench, maker) = device();
+    let artifact = release(&maker, "2.0.0", 2);
+    let (entry, other) = (artifact.signed.as_ref().unwrap().digest, Sha256([7; 32]));
+    let known = log_of(&[other]);
+    for (first, forked) in [(other, false), (Sha256([8; 32]), true)] {
+        order(&mut bench, &maker, 1, &artifact);
+        let grown = log_of(&[first, entry]);
+        bench.server.log = Some(grown);
+        with_updater(&mut bench, |updater, server| {
+            let before = ScriptedServer {
+                ask: Ask::Nothing,
+                log: Some(known),
+                ..server.clone()
+            };
+            let (_, answer) = ask(updater, &before, 1);
+            updater.answer(&answer).unwrap();
+            asked_for_log(updater, server, &artifact, 2);
+            let next = updater.log_proof(&inclusion(1, first)).unwrap();
+            assert_eq!(next, Next::FetchLogGrowth { from: 1, to: 2 });
+            let mut path = log::Path::new();
+            path.push(log::leaf_hash(entry)).unwrap();
+            let next = updater.log_growth(&encoded(&path)).unwrap();
+            assert!(matches!(next, Next::Download(_)), "the update goes on");
+            assert_eq!(updater.log_is_forked(), forked);
+            let (request, _) = ask(updater, server, 3);
+            let request: CheckIn = minicbor::decode(&request).unwrap();
+            assert_eq!(request.log, Some(if forked { known } else { grown }));
+        });
+    }
 }

@@ -95,6 +95,8 @@ failure_codes! {
         "sign a release for this board, or leave this device out"
     25 NotSigned "not_signed" "the order names no signed release, and this device takes no other"
         "sign the release: `fota release sign`"
+    26 NotLogged "not_logged" "the release is not in the server's release log"
+        "upload it again; where only some devices say so, run `fota log verify`"
 }
 
 #[cfg(test)]

@@ -234,6 +234,9 @@ impl Bench {
                 Next::CheckIn => self.check_in(&mut updater, uptime_s, behaviour)?,
                 Next::FetchRoot { version } => self.fetch_root(&mut updater, version)?,
                 Next::FetchRelease { release } => self.fetch_release(&mut updater, &release)?,
+                Next::FetchLogProof { .. } | Next::FetchLogGrowth { .. } => {
+                    return Err(device("log")("this server keeps none"));
+                }
                 Next::Download(part) => match self.fetch(&mut updater, part)? {
                     Some(ended) => return Ok(ended),
                     None => updater.next(),

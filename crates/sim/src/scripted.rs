@@ -8,7 +8,7 @@ use std::io;
 use fota_image::app;
 use fota_proto::{
     Sha256,
-    checkin::{self, Action, Answer, CheckIn, Held, Install, Order, Rollback, Running},
+    checkin::{self, Action, Answer, CheckIn, Held, Install, LogHead, Order, Rollback, Running},
     limits::{CHECK_IN_BYTES_MAX, HEAD_BYTES},
 };
 use sha2::Digest;
@@ -103,6 +103,8 @@ pub struct ScriptedServer {
     pub trial_deadline_s: u32,
     /// Who signs, for devices that trust only them.
     pub maker: Option<Maker>,
+    /// The head of its release log, where it keeps one.
+    pub log: Option<LogHead>,
 }
 
 impl ScriptedServer {
@@ -113,6 +115,7 @@ impl ScriptedServer {
             ask,
             trial_deadline_s: 300,
             maker: None,
+            log: None,
         }
     }
 
@@ -146,6 +149,7 @@ impl ScriptedServer {
         let answer = Answer {
             device: check_in.root.map(|_| check_in.device),
             root,
+            log: self.log,
             ..answer.clone()
         };
         let mut buffer = [0; CHECK_IN_BYTES_MAX];

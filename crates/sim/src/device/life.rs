@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fota_client::DeviceClient;
-use fota_device::{Download, Next, ProveError, ReceiveError, ResetNow, Updater};
+use fota_device::{Download, Next, ProveError, ReceiveError, ReleaseError, ResetNow, Updater};
 use fota_proto::{
     FailureCode, Sha256,
     checkin::{self, CheckIn},
@@ -54,6 +54,8 @@ impl Life<'_> {
                 },
                 Next::FetchRoot { version } => self.fetch_root(version).await,
                 Next::FetchRelease { release } => self.fetch_release(&release).await,
+                Next::FetchLogProof { release, size } => self.fetch_log_proof(release, size).await,
+                Next::FetchLogGrowth { from, to } => self.fetch_log_growth(from, to).await,
                 Next::Download(part) => self.download(part).await,
                 Next::Prove => self.prove(),
                 Next::Wait { seconds } => self.wait(seconds).await,
@@ -170,6 +172,40 @@ impl Life<'_> {
                 self.retry()
             }
         }
+    }
+
+    async fn fetch_log_proof(&mut self, release: Sha256, size: u64) -> Next {
+        if self.link.round_trip().await.is_err() {
+            return self.lost("the network is down");
+        }
+        let proof = match self.client.log_proof(&release, size).await {
+            Ok(proof) => proof,
+            Err(error) => return self.lost(error),
+        };
+        let next = self.updater.log_proof(&proof);
+        self.after_log(next)
+    }
+
+    async fn fetch_log_growth(&mut self, from: u64, to: u64) -> Next {
+        if self.link.round_trip().await.is_err() {
+            return self.lost("the network is down");
+        }
+        let proof = match self.client.log_growth(from, to).await {
+            Ok(proof) => proof,
+            Err(error) => return self.lost(error),
+        };
+        let next = self.updater.log_growth(&proof);
+        if self.updater.log_is_forked() {
+            self.say("the release log is not the one this device knows");
+        }
+        self.after_log(next)
+    }
+
+    fn after_log(&mut self, next: Result<Next, ReleaseError>) -> Next {
+        next.unwrap_or_else(|error| {
+            self.say(format_args!("release log: {error}"));
+            self.retry()
+        })
     }
 
     /// Fetches the rest of the image in one stream, reporting progress beside it.
