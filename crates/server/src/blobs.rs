@@ -17,6 +17,8 @@ use fota_proto::Sha256;
 use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as Key};
 use sha2::Digest;
 
+use crate::domain::hex;
+
 /// Bytes of blobs kept in memory: four images of the largest size.
 const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -97,9 +99,7 @@ pub fn digest(bytes: &[u8]) -> Sha256 {
 }
 
 fn md5(bytes: &[u8]) -> Arc<str> {
-    let digest = md5::Md5::digest(bytes);
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    hex.into()
+    hex::encode(&md5::Md5::digest(bytes)).into()
 }
 
 /// Two hex digits of folder keep any folder small.

@@ -14,6 +14,8 @@ use fota_proto::signed::{
 };
 use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding};
 
+use crate::{domain::hex, random};
+
 /// File in the data directory.
 const FILE: &str = "online-key.pem";
 
@@ -43,18 +45,13 @@ impl OnlineKey {
 
     /// Its 65 bytes in hex.
     pub fn public_hex(&self) -> String {
-        hex(self.public().bytes())
+        hex::encode(self.public().bytes())
     }
 
     /// The payload as a COSE_Sign1 of this key.
     pub fn sign(&self, payload: &[u8]) -> io::Result<Vec<u8>> {
         sign(Form::Sign1, payload, &[&self.key])
     }
-}
-
-/// Bytes as lower-case hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn load(path: &Path) -> io::Result<P256Key> {
@@ -97,13 +94,8 @@ fn key_of(secret: &p256::SecretKey) -> io::Result<P256Key> {
     key.ok_or_else(|| io::Error::other("is no P-256 key: restore it from a backup"))
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a key that could be guessed would be none; no decision depends on it"
-)]
 fn random_key() -> io::Result<p256::SecretKey> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    let bytes: [u8; 32] = random::bytes()?;
     // One number in 2^32 is none of the group: the next start draws another.
     p256::SecretKey::from_slice(&bytes)
         .map_err(|_| io::Error::other("no key was drawn: start again"))

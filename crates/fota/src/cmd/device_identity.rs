@@ -13,6 +13,7 @@ use crate::{
     clock::now_ms,
     context::Context,
     failure::{Failure, Result},
+    keys::hex,
     output::Mark,
     text,
 };
@@ -71,7 +72,7 @@ fn public_key(path: &Path) -> Result<String> {
         .strip_prefix(&P256_HEAD)
         .filter(|point| point.len() == 65);
     let point = point.ok_or_else(|| wrong("a public key, but not of P-256"))?;
-    Ok(point.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(point))
 }
 
 pub async fn claim(context: &Context, path: &Path) -> Result {

@@ -8,6 +8,8 @@ use std::io;
 use fota_proto::{Sha256, operators::Secret};
 use sha2::Digest;
 
+use crate::{domain::hex, random};
+
 /// Begins every API token, so that scanners for leaked secrets can find it.
 pub const TOKEN_PREFIX: &str = "fota_t_";
 /// Begins every session id.
@@ -21,14 +23,8 @@ const RANDOM_BYTES: usize = 32;
 ///
 /// # Errors
 /// Where the system has no randomness to give.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a token that could be guessed would be none; no decision depends on it"
-)]
 pub fn random_hex() -> io::Result<String> {
-    let mut bytes = [0; RANDOM_BYTES];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(Sha256(bytes).to_string())
+    Ok(hex::encode(&random::bytes::<RANDOM_BYTES>()?))
 }
 
 /// A new token or session id.

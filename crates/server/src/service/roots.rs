@@ -14,10 +14,10 @@ use crate::{
     auth::{By, Record},
     blobs,
     domain::{
+        hex,
         model::{NewEvent, Release, Signed},
         trust::is_over,
     },
-    online_key::hex,
     store::{StoreError, StoredRoot, Tx},
 };
 
@@ -231,7 +231,7 @@ fn key(root: &Root, index: usize) -> manager::RootKey {
             Alg::Esp256 => "esp256".to_owned(),
             Alg::Ed25519 => "ed25519".to_owned(),
         },
-        public: hex(key.bytes()),
+        public: hex::encode(key.bytes()),
         roles: ROLES
             .iter()
             .filter(|role| has(role))

@@ -4,7 +4,10 @@ use super::{
     StoreError, Tx,
     db::{Row, values},
 };
-use crate::domain::model::{Release, Signed};
+use crate::domain::{
+    hex,
+    model::{Release, Signed},
+};
 
 macro_rules! select {
     ($rest:literal) => {
@@ -72,16 +75,12 @@ fn key_ids(text: &str) -> Vec<String> {
 }
 
 /// The head is stored as the front of a digest's hex form, so one parser serves both.
-fn head(hex: &str) -> Result<[u8; HEAD_BYTES], StoreError> {
-    let padded: Result<Sha256, _> = format!("{hex:0<64}").parse();
-    let digest = padded.map_err(|_| StoreError::stored("hex digits", &hex))?;
+fn head(digits: &str) -> Result<[u8; HEAD_BYTES], StoreError> {
+    let padded: Result<Sha256, _> = format!("{digits:0<64}").parse();
+    let digest = padded.map_err(|_| StoreError::stored("hex digits", &digits))?;
     let mut head = [0; HEAD_BYTES];
     head.copy_from_slice(&digest.0[..HEAD_BYTES]);
     Ok(head)
-}
-
-fn head_hex(head: &[u8; HEAD_BYTES]) -> String {
-    head.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Tx {
@@ -105,7 +104,7 @@ impl Tx {
                 new.chip,
                 new.bytes,
                 new.sha256,
-                head_hex(&new.head),
+                hex::encode(&new.head),
                 new.elf,
                 new.idf_version.clone(),
                 new.secure_version,
