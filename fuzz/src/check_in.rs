@@ -63,6 +63,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         epoch: None,
         challenge: None,
         log: None,
+        patches: None,
     };
     let answer = Answer {
         acknowledged: Some(1),

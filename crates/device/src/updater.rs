@@ -340,6 +340,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             epoch: self.trust.as_ref().map(|trust| trust.facts.epoch),
             challenge: self.challenge,
             log: self.trust.as_ref().and_then(|trust| trust.facts.log),
+            patches: None,
         };
         checkin::encode(&message, buffer).expect("the longest check-in fits; fota-proto tests it")
     }

@@ -93,6 +93,24 @@ pub struct CheckIn<'a> {
     /// The head of the release log that the device has seen last.
     #[n(20)]
     pub log: Option<LogHead>,
+    /// The largest patches that the device can apply to the image it runs; none where it takes
+    /// whole images only.
+    #[n(21)]
+    pub patches: Option<PatchProfile>,
+}
+
+/// How much memory a device has for applying a patch (numbered as in
+/// `docs/delta-format.md`). Who can apply the
+/// larger ones can apply the smaller ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum PatchProfile {
+    /// 16 KB.
+    #[n(1)]
+    Small,
+    /// 32 KB.
+    #[n(0)]
+    Default,
 }
 
 /// The head of the release log: how many releases it holds, and the root of the Merkle tree over
@@ -380,6 +398,23 @@ pub struct Install<'a> {
     /// Where the image lies with its index (see [`crate::signed::index`]).
     #[n(8)]
     pub artifact: Option<Sha256>,
+    /// A shorter way to the same image, for a device that said it can go it.
+    #[n(9)]
+    pub patch: Option<Patch>,
+}
+
+/// A patch that makes the image out of the one that runs, or out of nothing. Nothing vouches for
+/// it: what comes out is proven by the index of the signed release. A device for which it does not
+/// work takes the rest from the artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Patch {
+    /// Its SHA-256 and its name: `GET /d/v1/blobs/{sha256}`.
+    #[n(0)]
+    pub sha256: Sha256,
+    /// Its length.
+    #[n(1)]
+    pub bytes: u32,
 }
 
 /// An image to leave.
@@ -457,6 +492,7 @@ mod tests {
                 size: u64::MAX,
                 root: elf,
             }),
+            patches: Some(PatchProfile::Default),
         }
     }
 
@@ -485,6 +521,10 @@ mod tests {
             trial_deadline_s: 300,
             release: Some(Sha256([3; 32])),
             artifact: Some(Sha256([4; 32])),
+            patch: Some(Patch {
+                sha256: Sha256([5; 32]),
+                bytes: 2144,
+            }),
         };
         let answer = Answer {
             acknowledged: Some(41),

@@ -45,6 +45,9 @@ pub const SIGNATURES_MAX: usize = 6;
 pub const KEYS_MAX: usize = 8;
 /// Patches that a release key can vouch for; others are proven by the index alone.
 pub const SIGNED_DELTAS_MAX: usize = 2;
+/// Largest patch, bytes, that a device fetches again after a power cut; it keeps a larger one
+/// behind the image, and is offered none where the slot has no room for both.
+pub const PATCH_REFETCHED_BYTES_MAX: u32 = 32 * 1024;
 /// Longest address of an advisory in a release, bytes.
 pub const ADVISORY_BYTES_MAX: usize = 96;
 /// Length of the secret that a device may share with its server, bytes.

@@ -65,6 +65,7 @@ fn idle() -> CheckIn<'static> {
         epoch: None,
         challenge: None,
         log: None,
+        patches: None,
     }
 }
 
@@ -79,6 +80,7 @@ fn install() -> Answer<'static> {
         trial_deadline_s: 300,
         release: None,
         artifact: None,
+        patch: None,
     };
     let order = Order {
         id: 42,

@@ -192,6 +192,7 @@ impl ScriptedServer {
             resume_from: artifact.longest_held(&check_in.held),
             trial_deadline_s: self.trial_deadline_s,
             release: artifact.signed.as_ref().map(|signed| signed.digest),
+            patch: None,
             artifact: artifact
                 .signed
                 .as_ref()

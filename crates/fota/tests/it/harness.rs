@@ -450,5 +450,6 @@ pub fn check_in<'a>(id: &'a str, outcome: Option<Outcome<'a>>) -> CheckIn<'a> {
         epoch: None,
         challenge: None,
         log: None,
+        patches: None,
     }
 }

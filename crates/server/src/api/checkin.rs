@@ -315,6 +315,7 @@ async fn install<'r>(
         trial_deadline_s,
         release: signed.map(|signed| signed.digest),
         artifact: signed.map(|signed| signed.artifact),
+        patch: None,
     }))
 }
 

@@ -196,6 +196,7 @@ impl Bench {
             epoch: None,
             challenge: None,
             log: None,
+            patches: None,
         };
         let mut buffer = [0; 1024];
         let body = encode(&check_in, &mut buffer).expect("fits").to_vec();

@@ -575,6 +575,7 @@ impl TestDevice {
             epoch: self.epoch,
             challenge: self.challenge,
             log: self.log,
+            patches: None,
         };
         let mut buffer = [0; 1024];
         checkin::encode(&check_in, &mut buffer)
