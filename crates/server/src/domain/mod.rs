@@ -16,3 +16,4 @@ pub mod presence;
 pub mod rollout;
 pub mod step;
 pub mod trust;
+pub mod window;
