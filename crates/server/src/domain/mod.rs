@@ -14,6 +14,7 @@ pub mod log;
 pub mod model;
 pub mod presence;
 pub mod rollout;
+pub mod sequential;
 pub mod step;
 pub mod trust;
 pub mod window;
