@@ -363,7 +363,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         };
         let running = trust.facts.of(self.image.elf);
         let this = Device {
-            product: self.image.project.as_str(),
+            product: self.project.as_str(),
             chip: self.boot.chip.id(),
             hardware: self.boot.hardware,
             epoch: trust.facts.epoch,
