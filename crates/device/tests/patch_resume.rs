@@ -207,10 +207,7 @@ fn a_patch_erases_no_more_than_the_image_does_and_what_is_kept_of_it() {
         };
         let (image, found) = (erases(&whole), erases(&patched));
         println!("{image} sectors for the image, {kept} for the patch, {found} erased");
-        assert_eq!(
-            image as usize,
-            new.bytes().len().div_ceil(SECTOR_BYTES as usize)
-        );
+        assert_eq!(image as usize, new.bytes().len().div_ceil(SECTOR_BYTES));
         assert!(found <= image + kept, "{found}");
     }
 }
