@@ -2,6 +2,7 @@
 
 use embedded_storage::nor_flash::MultiwriteNorFlash;
 use fota_image::{
+    Text,
     app::Chip,
     partition::{Layout, LayoutError, Region},
 };
@@ -18,6 +19,7 @@ use fota_proto::{
 
 use crate::{
     choice::Choice,
+    decoder::PatchDecoder,
     flash::{Fault, Guarded, SECTOR_BYTES},
     job::{Job, Stage},
     mark::{Mark, VERDICT_WORD_OFFSET, Verdict},
@@ -214,6 +216,7 @@ pub struct Updater<'w, F> {
     pub(crate) choice: Choice,
     pub(crate) running: Slot,
     pub(crate) image: Content,
+    pub(crate) project: Text<32>,
     pub(crate) target: Option<Slot>,
     /// What the slots hold, by number; the running one's is `image`.
     contents: [Option<Content>; SLOTS_MAX],
@@ -273,7 +276,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         };
         let trust = keeper.transpose().map_err(StartError::Trust)?;
         let choice = Choice::read(&mut flash, &layout)?;
-        let image = running.read_desc(&mut flash)?;
+        let (image, project) = running.read_desc(&mut flash)?;
         let mut updater = Self {
             flash,
             boot,
@@ -281,6 +284,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             choice,
             running,
             image,
+            project,
             target,
             contents: [None; SLOTS_MAX],
             rollback_slot: None,
@@ -300,6 +304,14 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         updater.find_contents()?;
         updater.raise_epoch()?;
         Ok(Started::Run(updater))
+    }
+
+    /// Applies patches with this memory, where releases are signed: call it before the first
+    /// check-in, which says so to the server. Without it the device takes whole images.
+    pub fn apply_patches_with(&mut self, decoder: &'w mut (dyn PatchDecoder + 'static)) {
+        if let Some(trust) = &mut self.trust {
+            trust.decoder = Some(decoder);
+        }
     }
 
     /// Writes the next check-in and returns it. `nonce` must be unpredictable.
@@ -323,7 +335,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             chip_revision: self.boot.chip_revision,
             running_elf: self.image.elf,
             version: self.image.version.as_str(),
-            project: self.image.project.as_str(),
+            project: self.project.as_str(),
             confirmed: match self.trial {
                 Some(_) => Running::Trial,
                 None => Running::Confirmed,
@@ -340,7 +352,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             epoch: self.trust.as_ref().map(|trust| trust.facts.epoch),
             challenge: self.challenge,
             log: self.trust.as_ref().and_then(|trust| trust.facts.log),
-            patches: None,
+            patches: self.patch_profile(),
         };
         checkin::encode(&message, buffer).expect("the longest check-in fits; fota-proto tests it")
     }

@@ -4,6 +4,7 @@ mod bytes;
 mod convergence;
 mod faults;
 mod identities;
+mod patches;
 mod resume;
 mod seed_runs;
 mod signed;
