@@ -21,14 +21,22 @@ use crate::{
 /// one that never brings the right ones is not.
 pub(crate) const REJECTED_MAX: u8 = 16;
 
+/// Pages of the index that are held while an artifact comes in.
+const ARTIFACT_PAGES_MAX: u32 = 1;
+/// Pages of the index that are held while a patch is applied: its chunks come from the decoder, so
+/// that there is room for two more.
+pub(crate) const PATCH_PAGES_MAX: u32 = 1 + (SECTOR_BYTES as usize / index::PAGE_BYTES) as u32;
+
 /// What has arrived and is not yet proven.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Feed {
     artifact: Sha256,
-    /// The span that the page in the workspace is for.
+    /// The first span of which the page is held, or under way.
     span: u32,
+    /// Pages from that one on that are held and proven.
+    pages: u32,
+    /// Bytes of the page behind them.
     page_filled: usize,
-    page_is_proven: bool,
     pub(crate) chunk_filled: usize,
     pub(crate) rejected: u8,
 }
@@ -55,8 +63,8 @@ impl Feed {
         Self {
             artifact,
             span: 0,
+            pages: 0,
             page_filled: 0,
-            page_is_proven: false,
             chunk_filled: 0,
             rejected: 0,
         }
@@ -68,71 +76,112 @@ impl Feed {
     }
 
     fn has_page(&self, span: u32) -> bool {
-        self.page_is_proven && self.span == span
+        self.pages > 0 && (self.span..self.span + self.pages).contains(&span)
     }
 
     /// What to fetch for an image of `bytes` that is programmed up to `written`.
     pub(crate) fn download(&self, bytes: u32, written: u32) -> Download {
         let span = written / index::SPAN_BYTES;
         let whole = index::artifact_bytes(bytes);
-        let (from, to) = match self.has_page(span) {
-            true => {
-                let position = written + self.chunk_filled as u32;
-                // The last byte of a span is still in front of the next page.
-                let from = index::artifact_offset(bytes, written) + (position - written);
-                (from, whole)
-            }
-            false => {
-                let known = if self.span == span {
-                    self.page_filled
-                } else {
-                    0
-                };
-                let page = index::page_offset(span);
-                let to = match written.is_multiple_of(index::SPAN_BYTES) {
-                    true => whole,
-                    false => page + index::page_bytes(bytes, span) as u32,
-                };
-                (page + known as u32, to)
-            }
+        if self.has_page(span) {
+            let position = written + self.chunk_filled as u32;
+            // The last byte of a span is still in front of the next page.
+            let from = index::artifact_offset(bytes, written) + (position - written);
+            return self.part(from, whole, bytes);
+        }
+        let page = self.page_download(bytes, span);
+        match written.is_multiple_of(index::SPAN_BYTES) {
+            true => self.part(page.from, whole, bytes),
+            false => page,
+        }
+    }
+
+    /// What to fetch of a page on its own.
+    pub(crate) fn page_download(&self, bytes: u32, span: u32) -> Download {
+        let known = match span == self.span + self.pages {
+            true => self.page_filled,
+            false => 0,
         };
+        let page = index::page_offset(span);
+        let to = page + index::page_bytes(bytes, span) as u32;
+        self.part(page + known as u32, to, bytes)
+    }
+
+    fn part(&self, from: u32, to: u32, image_bytes: u32) -> Download {
         Download {
             blob: self.artifact,
             from,
             to,
-            bytes: whole,
+            bytes: index::artifact_bytes(image_bytes),
         }
     }
 
-    /// Takes bytes of a page; gives how many.
-    fn take_page(
+    /// The span of which the page is to be fetched before a patch can go on from `written`: as many
+    /// are held as there is room for.
+    pub(crate) fn wanted_page(&self, bytes: u32, written: u32) -> Option<u32> {
+        let span = written / index::SPAN_BYTES;
+        if !self.has_page(span) {
+            return Some(span);
+        }
+        let next = self.span + self.pages;
+        (self.pages < PATCH_PAGES_MAX && next < index::pages(bytes)).then_some(next)
+    }
+
+    /// Makes room for chunks of the artifact: only the page of `written` stays.
+    pub(crate) fn leave_patch(&mut self, written: u32, workspace: &mut Workspace) {
+        let span = written / index::SPAN_BYTES;
+        let is_held = self.has_page(span);
+        if is_held && span > self.span {
+            let at = (span - self.span - 1) as usize * index::PAGE_BYTES;
+            let page = &workspace.chunk[at..at + index::PAGE_BYTES];
+            workspace.page.copy_from_slice(page);
+        }
+        (self.span, self.pages) = (span, is_held.into());
+        (self.page_filled, self.chunk_filled) = (0, 0);
+    }
+
+    /// Takes bytes of a page; gives how many. It joins those that are held while there are fewer
+    /// than `room`, and else takes their place.
+    pub(crate) fn take_page(
         &mut self,
+        room: u32,
         image_bytes: u32,
         span: u32,
         workspace: &mut Workspace,
         bytes: &[u8],
     ) -> Result<usize, FeedError> {
-        if self.span != span {
-            (self.span, self.page_filled) = (span, 0);
+        if span != self.span + self.pages || self.pages >= room {
+            (self.span, self.pages, self.page_filled) = (span, 0, 0);
         }
-        self.page_is_proven = false;
         let wanted = index::page_bytes(image_bytes, span);
         let taken = bytes.len().min(wanted - self.page_filled);
-        workspace.page[self.page_filled..][..taken].copy_from_slice(&bytes[..taken]);
+        let page = workspace.page_mut(self.pages);
+        page[self.page_filled..][..taken].copy_from_slice(&bytes[..taken]);
         self.page_filled += taken;
         if self.page_filled < wanted {
             return Ok(taken);
         }
-        let at = span as usize * index::HASH_BYTES;
-        let proof = &workspace.pages[at..at + index::HASH_BYTES];
-        self.page_is_proven = index::hash(&workspace.page[..wanted]) == *proof;
-        match self.page_is_proven {
-            true => Ok(taken),
-            false => {
-                self.page_filled = 0;
-                Err(FeedError::NotAuthentic)
+        self.page_filled = 0;
+        let is_proven = index::hash(&page[..wanted]) == *workspace.page_hash(span);
+        match is_proven {
+            true => {
+                self.pages += 1;
+                Ok(taken)
             }
+            false => Err(FeedError::NotAuthentic),
         }
+    }
+
+    /// Whether these bytes are the chunk at `written`.
+    pub(crate) fn is_chunk(&self, workspace: &Workspace, written: u32, bytes: &[u8]) -> bool {
+        let span = written / index::SPAN_BYTES;
+        if !self.has_page(span) {
+            return false;
+        }
+        let number = (written % index::SPAN_BYTES / SECTOR_BYTES) as usize;
+        let at = number * index::HASH_BYTES;
+        let page = workspace.page(span - self.span);
+        index::hash(bytes) == page[at..at + index::HASH_BYTES]
     }
 
     /// Takes bytes of a chunk; gives how many, and whether it is whole and proven.
@@ -151,10 +200,7 @@ impl Feed {
             return Ok((taken, None));
         }
         self.chunk_filled = 0;
-        let number = (written % index::SPAN_BYTES / SECTOR_BYTES) as usize;
-        let at = number * index::HASH_BYTES;
-        let proof = &workspace.page[at..at + index::HASH_BYTES];
-        match index::hash(&workspace.chunk[..wanted]) == *proof {
+        match self.is_chunk(workspace, written, &workspace.chunk[..wanted]) {
             true => Ok((taken, Some(wanted))),
             false => Err(FeedError::NotAuthentic),
         }
@@ -180,7 +226,8 @@ impl Job {
             }
             let span = written / index::SPAN_BYTES;
             if !feed.has_page(span) {
-                let taken = feed.take_page(self.bytes, span, workspace, rest)?;
+                let taken =
+                    feed.take_page(ARTIFACT_PAGES_MAX, self.bytes, span, workspace, rest)?;
                 rest = &rest[taken..];
                 let was_alone = !written.is_multiple_of(index::SPAN_BYTES);
                 if was_alone && feed.has_page(span) && !rest.is_empty() {
@@ -192,7 +239,7 @@ impl Job {
             let (taken, whole) = feed.take_chunk(self.bytes, written, workspace, rest)?;
             rest = &rest[taken..];
             if let Some(bytes) = whole {
-                self.take(flash, slot, &workspace.chunk[..bytes])?;
+                self.place(flash, slot, &workspace.chunk[..bytes])?;
             }
         }
         Ok(())

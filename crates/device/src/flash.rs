@@ -14,7 +14,7 @@ pub(crate) const PAGE_BYTES: usize = 256;
 pub(crate) const BLANK: u8 = 0xFF;
 
 /// The updater's reads and writes are on multiples of this.
-const WORD_BYTES: usize = 4;
+pub(crate) const WORD_BYTES: usize = 4;
 
 /// A flash operation that did not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -26,6 +26,7 @@ use crate::{
     flash::{Fault, Guarded, is_blank},
     job::{Job, Stage, digest},
     mark::{Mark, TRIAL_POWER_LOSS_MAX, Verdict},
+    patch::PatchEnd,
     slot::Slot,
     trial::TRIAL_DEADLINE_S_DEFAULT,
     trust::Known,
@@ -51,6 +52,19 @@ pub enum ReceiveError {
     NotAuthentic {
         /// Where the chunk begins.
         at: u32,
+    },
+    /// What is left of these bytes was not taken: a page of the index comes first. Drop the
+    /// connection and see [`Updater::next`]; the patch goes on afterwards where it stopped.
+    #[error("a page of the index comes first")]
+    PageFirst,
+    /// The patch is not used any more: drop the connection and see [`Updater::next`], which goes on
+    /// with the image from here.
+    #[error("the patch ends at {at} of the image: {why}")]
+    PatchEnded {
+        /// Where the first chunk that it did not make begins.
+        at: u32,
+        /// Why.
+        why: PatchEnd,
     },
     /// The flash; the order has ended with `flash_write`.
     #[error(transparent)]
@@ -125,6 +139,9 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
                 _ => ReceiveError::NotDownloading,
             });
         }
+        if job.patching.is_some() {
+            return self.receive_patch(slot, bytes);
+        }
         if job.feed.is_some() {
             return self.receive_proven(slot, bytes);
         }
@@ -144,13 +161,17 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         let (Some(job), Some(trust)) = (&mut self.job, &mut self.trust) else {
             return Err(ReceiveError::NotDownloading);
         };
-        let error = match job.take_proven(&mut self.flash, slot, trust.workspace, bytes) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
+        let taken = job.take_proven(&mut self.flash, slot, trust.workspace, bytes);
+        taken.map_err(|error| self.not_taken(error))
+    }
+
+    pub(crate) fn not_taken(&mut self, error: FeedError) -> ReceiveError {
+        let Some(job) = &mut self.job else {
+            return ReceiveError::NotDownloading;
         };
         let (order, at) = (job.order, job.written());
         match error {
-            FeedError::TooMany(surplus) => Err(ReceiveError::TooMany { surplus }),
+            FeedError::TooMany(surplus) => ReceiveError::TooMany { surplus },
             FeedError::NotAuthentic => {
                 let rejected = job.feed.as_mut().map_or(REJECTED_MAX, |feed| {
                     feed.rejected += 1;
@@ -160,11 +181,11 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
                 if rejected >= REJECTED_MAX {
                     self.end(order, End::Failed, FailureCode::HashMismatch, error);
                 }
-                Err(error)
+                error
             }
             FeedError::Flash(fault) => {
                 self.end(order, End::Failed, FailureCode::FlashWrite, fault);
-                Err(ReceiveError::Flash(fault))
+                ReceiveError::Flash(fault)
             }
         }
     }
@@ -214,6 +235,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             return Ok(None);
         }
         if self.job.as_ref().is_some_and(|job| job.is_for(id, install)) {
+            self.note_offer(install.patch);
             return self.go_on(install.resume_from).map(Some);
         }
         self.drop_job()?;
@@ -386,6 +408,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         job.locate(&mut self.flash, slot)?;
         if matches!(job.stage, Stage::Downloading) {
             self.begin_from(slot, 0)?;
+            self.begin_patch(slot, 0)?;
         }
         Ok(self.next())
     }
@@ -411,6 +434,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             if matches!(job.stage, Stage::Downloading) {
                 let from = job.position();
                 self.begin_from(slot, from)?;
+                self.begin_patch(slot, from)?;
             }
         }
         Ok(self.next())

@@ -20,7 +20,7 @@
 use embedded_storage::nor_flash::MultiwriteNorFlash;
 use fota_proto::{
     Sha256,
-    checkin::{Held, Install},
+    checkin::{Held, Install, Patch},
     limits::{HEAD_BYTES, HELD_DIGEST_BYTES, HELD_MAX},
     list::List,
 };
@@ -28,8 +28,9 @@ use sha2::Digest;
 
 use crate::{
     feed::Feed,
-    flash::{BLANK, BLOCK_BYTES, Fault, Guarded, PAGE_BYTES, SECTOR_BYTES, is_blank},
+    flash::{BLANK, BLOCK_BYTES, Fault, Guarded, PAGE_BYTES, SECTOR_BYTES, WORD_BYTES, is_blank},
     mark::TRIAL_POWER_LOSS_MAX,
+    patch::{PatchEnd, Patching},
     slot::Slot,
     updater::Download,
 };
@@ -73,6 +74,13 @@ pub(crate) struct Job {
     pub(crate) power_losses_max: u8,
     /// How the bytes come in where each chunk is proven first.
     pub(crate) feed: Option<Feed>,
+    /// The patch that the order names, and how far it is where it is in use.
+    pub(crate) offer: Option<Patch>,
+    pub(crate) patching: Option<Patching>,
+    /// Why a patch is no longer used for this order.
+    pub(crate) patch_end: Option<PatchEnd>,
+    /// Bytes of the image that were in flash when the download began, by the server's word.
+    pub(crate) known: u32,
     /// Bytes were taken over from before a reboot, so a wrong digest may be their fault.
     pub(crate) resumed: bool,
     /// The head in flash was programmed by this job.
@@ -81,8 +89,9 @@ pub(crate) struct Job {
     written: u32,
     /// Everything from `written` to here is blank.
     erased_to: u32,
-    /// Bytes of the page at `written` that are not programmed yet.
-    page: [u8; PAGE_BYTES],
+    /// Bytes of the page at `written` that are not programmed yet. Where a patch is kept, bytes of
+    /// that: a proven chunk goes to flash as it is.
+    pub(crate) page: [u8; PAGE_BYTES],
     filled: usize,
 }
 
@@ -102,6 +111,10 @@ impl Job {
             epoch: 0,
             power_losses_max: TRIAL_POWER_LOSS_MAX,
             feed: None,
+            offer: install.patch,
+            patching: None,
+            patch_end: None,
+            known: 0,
             resumed: false,
             head_is_ours: false,
             written: 0,
@@ -136,9 +149,10 @@ impl Job {
 
     /// What to fetch next.
     pub(crate) fn download(&self) -> Download {
-        match &self.feed {
-            Some(feed) => feed.download(self.bytes, self.written),
-            None => Download {
+        match (&self.patching, &self.feed) {
+            (Some(patching), Some(feed)) => patching.download(feed, self.bytes, self.written),
+            (None, Some(feed)) => feed.download(self.bytes, self.written),
+            (_, None) => Download {
                 blob: self.image,
                 from: self.position(),
                 to: self.bytes,
@@ -207,6 +221,7 @@ impl Job {
     pub(crate) fn start_from(&mut self, known: u32) {
         let from = known.min(self.bytes) / SECTOR_BYTES * SECTOR_BYTES;
         self.stage = Stage::Downloading;
+        self.patching = None;
         (self.resumed, self.head_is_ours) = (from > 0, false);
         (self.written, self.erased_to) = (from, from);
         (self.page, self.filled) = ([BLANK; PAGE_BYTES], 0);
@@ -230,12 +245,45 @@ impl Job {
             rest = later;
             let is_last = self.position() == self.bytes;
             if self.filled == PAGE_BYTES || is_last {
-                self.write_page(flash, slot)?;
-            }
-            if is_last {
-                self.stage = Stage::Complete;
+                let (page, filled) = (self.page, self.filled);
+                self.filled = 0;
+                self.write_page(flash, slot, &page[..filled])?;
             }
         }
+        Ok(())
+    }
+
+    /// Programs a chunk that is proven, or the end of the image.
+    pub(crate) fn place<F: MultiwriteNorFlash>(
+        &mut self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+        chunk: &[u8],
+    ) -> Result<(), Fault> {
+        chunk
+            .chunks(PAGE_BYTES)
+            .try_for_each(|page| self.write_page(flash, slot, page))
+    }
+
+    /// The same where flash may hold the chunk already: then nothing is erased or programmed.
+    pub(crate) fn place_or_skip<F: MultiwriteNorFlash>(
+        &mut self,
+        flash: &mut Guarded<F>,
+        slot: Slot,
+        chunk: &[u8],
+    ) -> Result<(), Fault> {
+        let at = slot.region.offset + self.written;
+        let head = if self.written == 0 { HEAD_BYTES } else { 0 };
+        let head = head.min(chunk.len());
+        let is_there =
+            flash.is_blank(at, head as u32)? && flash.holds(at + head as u32, &chunk[head..])?;
+        if !is_there {
+            return self.place(flash, slot, chunk);
+        }
+        self.advance(chunk.len());
+        self.erased_to = self
+            .erased_to
+            .max(self.written.next_multiple_of(SECTOR_BYTES));
         Ok(())
     }
 
@@ -243,18 +291,30 @@ impl Job {
         &mut self,
         flash: &mut Guarded<F>,
         slot: Slot,
+        page: &[u8],
     ) -> Result<(), Fault> {
         self.erase_ahead(flash, slot)?;
         // The head never comes from the stream: see `Updater::prove`.
-        let skip = if self.written == 0 { HEAD_BYTES } else { 0 };
-        let span = self.filled.next_multiple_of(4);
-        if skip < span {
-            let at = slot.region.offset + self.written + skip as u32;
-            flash.program(at, &self.page[skip..span])?;
+        let head = if self.written == 0 { HEAD_BYTES } else { 0 };
+        let at = slot.region.offset + self.written;
+        let (words, rest) = page.split_at(page.len() / WORD_BYTES * WORD_BYTES);
+        if let Some(words @ [_, ..]) = words.get(head..) {
+            flash.program(at + head as u32, words)?;
         }
-        self.written += self.filled as u32;
-        (self.page, self.filled) = ([BLANK; PAGE_BYTES], 0);
+        if !rest.is_empty() {
+            let mut word = [BLANK; WORD_BYTES];
+            word[..rest.len()].copy_from_slice(rest);
+            flash.program(at + words.len() as u32, &word)?;
+        }
+        self.advance(page.len());
         Ok(())
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.written += bytes as u32;
+        if self.written == self.bytes {
+            self.stage = Stage::Complete;
+        }
     }
 
     /// Keeps the invariant of this module: the sector of `written` and the one behind it are blank.

@@ -144,21 +144,27 @@
 #![warn(missing_docs)]
 
 mod choice;
+mod decoder;
 mod feed;
 mod flash;
 mod install;
 mod job;
+mod keep;
 mod mark;
+mod patch;
 mod report;
 mod slot;
 mod trial;
 mod trust;
 mod updater;
 
+pub use decoder::{PatchDecoder, ReadError};
 pub use flash::Fault;
+pub use fota_delta::{DefaultDecoder, SmallDecoder};
 pub use fota_proto::limits::CHECK_IN_BYTES_MAX;
 pub use install::{ActivateError, ProveError, ReceiveError, ReleaseError, Verified};
 pub use mark::{TRIAL_DEADLINE_S_MAX, TRIAL_POWER_LOSS_MAX};
+pub use patch::PatchEnd;
 pub use slot::FACTORY;
 pub use trial::{TRIAL_DEADLINE_S_DEFAULT, TrialError};
 pub use trust::{Trust, TrustError, Workspace};

@@ -16,6 +16,8 @@
 //! The record with the higher generation and a right digest counts. Until the new header is whole
 //! that is the old record, whatever a torn erase or write leaves behind.
 
+use core::ops::Range;
+
 use embedded_storage::nor_flash::MultiwriteNorFlash;
 use fota_image::partition::Region;
 use fota_proto::{
@@ -30,6 +32,7 @@ use minicbor::{Decode, Encode};
 use sha2::Digest;
 
 use crate::{
+    decoder::PatchDecoder,
     flash::{BLANK, Fault, Guarded, PAGE_BYTES, SECTOR_BYTES},
     updater::AnswerError,
 };
@@ -65,6 +68,33 @@ impl Workspace {
             chunk: [0; SECTOR_BYTES as usize],
         }
     }
+
+    /// The hash of the page of a span.
+    pub(crate) fn page_hash(&self, span: u32) -> &[u8] {
+        let at = span as usize * index::HASH_BYTES;
+        &self.pages[at..at + index::HASH_BYTES]
+    }
+
+    /// The place of a page. The first has its own; while a patch is applied, further ones are where
+    /// the chunk of an artifact would be.
+    pub(crate) fn page(&self, number: u32) -> &[u8] {
+        match further(number) {
+            None => &self.page,
+            Some(at) => &self.chunk[at],
+        }
+    }
+
+    pub(crate) fn page_mut(&mut self, number: u32) -> &mut [u8] {
+        match further(number) {
+            None => &mut self.page,
+            Some(at) => &mut self.chunk[at],
+        }
+    }
+}
+
+fn further(number: u32) -> Option<Range<usize>> {
+    let at = number.checked_sub(1)? as usize * index::PAGE_BYTES;
+    Some(at..at + index::PAGE_BYTES)
 }
 
 impl Default for Workspace {
@@ -168,6 +198,8 @@ pub(crate) enum Opened<'a> {
 pub(crate) struct Keeper<'w> {
     anchor: Option<&'w [u8]>,
     pub(crate) workspace: &'w mut Workspace,
+    /// What applies patches, where the caller brought it.
+    pub(crate) decoder: Option<&'w mut (dyn PatchDecoder + 'static)>,
     at: u32,
     /// The sector with the newest record.
     sector: Option<u32>,
@@ -205,6 +237,7 @@ impl<'w> Keeper<'w> {
         let mut keeper = Self {
             anchor,
             workspace,
+            decoder: None,
             at: region.offset,
             sector: None,
             generation: 0,

@@ -18,6 +18,7 @@ use fota_proto::{
 
 use crate::{
     choice::Choice,
+    decoder::PatchDecoder,
     flash::{Fault, Guarded, SECTOR_BYTES},
     job::{Job, Stage},
     mark::{Mark, VERDICT_WORD_OFFSET, Verdict},
@@ -302,6 +303,14 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         Ok(Started::Run(updater))
     }
 
+    /// Applies patches with this memory, where releases are signed: call it before the first
+    /// check-in, which says so to the server. Without it the device takes whole images.
+    pub fn apply_patches_with(&mut self, decoder: &'w mut (dyn PatchDecoder + 'static)) {
+        if let Some(trust) = &mut self.trust {
+            trust.decoder = Some(decoder);
+        }
+    }
+
     /// Writes the next check-in and returns it. `nonce` must be unpredictable.
     pub fn check_in<'b>(
         &mut self,
@@ -340,7 +349,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             epoch: self.trust.as_ref().map(|trust| trust.facts.epoch),
             challenge: self.challenge,
             log: self.trust.as_ref().and_then(|trust| trust.facts.log),
-            patches: None,
+            patches: self.patch_profile(),
         };
         checkin::encode(&message, buffer).expect("the longest check-in fits; fota-proto tests it")
     }

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use fota_image::app::Chip;
+use fota_proto::checkin::PatchProfile;
 use fota_sim::{
     console::Console,
     device::{EnrolmentKey, IdentityKind, SimTrust},
@@ -54,6 +55,9 @@ pub struct Args {
         default_value = "first-use"
     )]
     pub trust: String,
+    /// Memory that they have for applying patches (native protocol, unless they trust anybody)
+    #[arg(long, value_enum, default_value_t = Patches::Default)]
+    pub patches: Patches,
     /// Their chip
     #[arg(long, value_name = "CHIP", default_value = "esp32")]
     pub chip: Chip,
@@ -91,6 +95,27 @@ pub enum Identity {
     Secret,
     /// A key of its own
     Key,
+}
+
+/// What a simulated device applies patches with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Patches {
+    /// Nothing: it takes whole images
+    None,
+    /// 16 KB
+    Small,
+    /// 32 KB
+    Default,
+}
+
+impl Patches {
+    fn profile(self) -> Option<PatchProfile> {
+        match self {
+            Self::None => None,
+            Self::Small => Some(PatchProfile::Small),
+            Self::Default => Some(PatchProfile::Default),
+        }
+    }
 }
 
 /// What a simulated device speaks.
@@ -181,6 +206,7 @@ impl Args {
             link: self.link,
             identity: self.fleet_identity()?,
             trust: trust(&self.trust)?,
+            patches: self.patches.profile(),
         })
     }
 

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use fota_device::{
-    BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Trust, Updater, Workspace,
+    BootInfo, CHECK_IN_BYTES_MAX, Download, Next, PatchEnd, ReceiveError, Started, Trust, Updater,
+    Workspace,
 };
 use fota_image::{
     app::Chip,
@@ -13,11 +14,12 @@ use fota_image::{
 };
 use fota_proto::{
     FailureCode, Sha256,
-    checkin::{CheckIn, End, ResetReason},
+    checkin::{CheckIn, End, PatchProfile, ResetReason},
 };
 
 use crate::{
     boot::{Boot, BootModel, NoBoot},
+    decoder::SimDecoder,
     firmware::{Behaviour, Firmware},
     flash::{DEFAULT_BYTES, FlashError, SimFlash},
     scripted::{Ask, ScriptedServer},
@@ -81,6 +83,15 @@ pub struct SeenOutcome {
     pub reset: Option<ResetReason>,
 }
 
+/// A link that is lost once this many body bytes have arrived, in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteCut {
+    /// Of [`Bench::downloaded_bytes`].
+    pub downloaded_bytes: u64,
+    /// Whether the device loses its power with it.
+    pub reboots: bool,
+}
+
 /// A lost link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkCut {
@@ -101,10 +112,16 @@ pub struct Bench {
     pub server: ScriptedServer,
     /// The root in its firmware; without one it takes orders from anybody.
     pub root: Option<Arc<[u8]>>,
+    /// The patches that it can apply.
+    pub patches: Option<PatchProfile>,
+    /// Patches that were not used to their end.
+    pub patch_ends: Vec<PatchEnd>,
     /// Why the next start happens.
     pub reset: ResetReason,
     /// Links that will be lost, in order of their place.
     pub link_cuts: Vec<LinkCut>,
+    /// The same by what has arrived, whatever it is.
+    pub byte_cuts: Vec<ByteCut>,
     /// Body bytes that arrived, in all.
     pub downloaded_bytes: u64,
     /// Starts of the app.
@@ -134,8 +151,11 @@ impl Bench {
             bootloader: BootModel::new(rollback),
             server: ScriptedServer::new(1, Ask::Nothing),
             root: None,
+            patches: None,
+            patch_ends: Vec::new(),
             reset: ResetReason::PowerOn,
             link_cuts: Vec::new(),
+            byte_cuts: Vec::new(),
             downloaded_bytes: 0,
             starts: 0,
             activations: 0,
@@ -219,11 +239,15 @@ impl Bench {
         self.reset = ResetReason::Software;
         let root = self.root.clone();
         let mut workspace = Box::new(Workspace::new());
+        let mut decoder = self.patches.map(SimDecoder::new);
         let trust = trust(root.as_deref(), &mut workspace);
         let mut updater = match Updater::start(flash, info, trust).map_err(device("start"))? {
             Started::Run(updater) => updater,
             Started::Reset(_) => return Ok(Ended::Reset),
         };
+        if let Some(decoder) = &mut decoder {
+            updater.apply_patches_with(decoder);
+        }
         let mut uptime_s = 1;
         let mut next = Next::CheckIn;
         for _ in 0..TURNS_MAX {
@@ -341,15 +365,32 @@ impl Bench {
         let until = cut.map_or(part.to, |cut| cut.at.min(part.to));
         let blob = artifact.blob(&part.blob);
         let blob = blob.ok_or_else(|| device("download")("there is no blob of this name"))?;
-        let body = &blob[from as usize..until as usize];
-        for arriving in body.chunks(ARRIVING_BYTES) {
-            self.downloaded_bytes += arriving.len() as u64;
-            updater.receive(arriving).map_err(device("receive"))?;
-        }
-        if cut.is_some() {
+        let mut body = &blob[from as usize..until as usize];
+        let mut reboots = cut.map(|cut| cut.reboots);
+        if let Some(cut) = self.byte_cuts.first().copied()
+            && let left = cut.downloaded_bytes.saturating_sub(self.downloaded_bytes)
+            && left < body.len() as u64
+        {
+            body = &body[..left as usize];
+            reboots = Some(cut.reboots);
+            self.byte_cuts.remove(0);
+        } else if cut.is_some() {
             self.link_cuts.remove(0);
         }
-        Ok(cut.filter(|cut| cut.reboots).map(|_| {
+        for arriving in body.chunks(ARRIVING_BYTES) {
+            self.downloaded_bytes += arriving.len() as u64;
+            match updater.receive(arriving) {
+                Ok(()) => {}
+                // It wants other bytes than these.
+                Err(ReceiveError::PageFirst) => return Ok(None),
+                Err(ReceiveError::PatchEnded { why, .. }) => {
+                    self.patch_ends.push(why);
+                    return Ok(None);
+                }
+                Err(error) => return Err(device("receive")(error)),
+            }
+        }
+        Ok(reboots.filter(|reboots| *reboots).map(|_| {
             self.reset = ResetReason::PowerOn;
             Ended::Reset
         }))

@@ -19,12 +19,17 @@ use std::{
 use fota_client::{DeviceClient, Error as ClientError};
 use fota_device::{BootInfo, Started, Trust, Updater, Workspace};
 use fota_image::partition::TABLE_OFFSET;
-use fota_proto::{DeviceId, checkin::ResetReason, enrol::Enrolled};
+use fota_proto::{
+    DeviceId,
+    checkin::{PatchProfile, ResetReason},
+    enrol::Enrolled,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     board::{self, Board, StartError},
     console::Console,
+    decoder::SimDecoder,
     firmware::Behaviour,
     flash::{DEFAULT_BYTES, SharedFlash},
     link::LiveLink,
@@ -62,6 +67,8 @@ pub struct DeviceConfig {
     pub enrolment_key: Option<EnrolmentKey>,
     /// Whose orders it takes.
     pub trust: SimTrust,
+    /// The patches that it applies, where it takes orders not from anybody.
+    pub patches: Option<PatchProfile>,
 }
 
 /// Whose orders a simulated device takes.
@@ -101,6 +108,7 @@ impl DeviceConfig {
             identity: Identity::None,
             enrolment_key: None,
             trust: SimTrust::default(),
+            patches: Some(PatchProfile::Default),
         }
     }
 
@@ -225,9 +233,15 @@ impl SimDevice {
         self.announce(&started);
         let trust = self.config.trust.clone();
         let mut workspace = Box::new(Workspace::new());
+        let mut decoder = self.config.patches.map(SimDecoder::new);
         let (flash, info) = (self.board.flash().clone(), self.boot_info(&started));
         let reason = match Updater::start(flash, info, trust.with(&mut workspace)) {
-            Ok(Started::Run(updater)) => self.run_app(&started, updater).await,
+            Ok(Started::Run(mut updater)) => {
+                if let Some(decoder) = &mut decoder {
+                    updater.apply_patches_with(decoder);
+                }
+                self.run_app(&started, updater).await
+            }
             Ok(Started::Reset(_)) => {
                 self.say("updater: this image crashed on trial and is given up");
                 ResetReason::Software

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fota_client::DeviceClient;
 use fota_image::build::BuildError;
-use fota_proto::DeviceId;
+use fota_proto::{DeviceId, checkin::PatchProfile};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
@@ -62,6 +62,8 @@ pub struct FleetConfig {
     pub trust: SimTrust,
     /// What the native ones prove themselves with.
     pub identity: FleetIdentity,
+    /// The patches that the native ones apply, where they take orders not from anybody.
+    pub patches: Option<PatchProfile>,
 }
 
 /// What the devices of a fleet prove themselves with.
@@ -212,6 +214,7 @@ impl FleetConfig {
             speed: self.speed,
             poll_max: self.poll.unwrap_or(config.poll_max),
             trust: self.trust.clone(),
+            patches: self.patches,
             ..config
         }
     }

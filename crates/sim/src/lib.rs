@@ -6,6 +6,7 @@ pub mod board;
 pub mod boot;
 pub mod clock;
 pub mod console;
+pub mod decoder;
 pub mod device;
 pub mod firmware;
 pub mod flash;

@@ -3,12 +3,15 @@
 //! Enough to drive the device crate without a network or a database. It keeps no state at all: an
 //! order is a level that follows from what the device says of itself.
 
-use std::io;
+use std::{io, sync::Arc};
 
+use fota_delta::{Options, Profile};
 use fota_image::app;
 use fota_proto::{
     Sha256,
-    checkin::{self, Action, Answer, CheckIn, Held, Install, LogHead, Order, Rollback, Running},
+    checkin::{
+        self, Action, Answer, CheckIn, Held, Install, LogHead, Order, Patch, Rollback, Running,
+    },
     limits::{CHECK_IN_BYTES_MAX, HEAD_BYTES},
 };
 use sha2::Digest;
@@ -30,6 +33,29 @@ pub struct Artifact {
     pub version: String,
     /// The release that was signed for it, if one was.
     pub signed: Option<SignedRelease>,
+    /// The patch that is offered to devices that apply them, if one is.
+    pub patch: Option<Arc<Offer>>,
+}
+
+/// A patch that is offered.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// What the order says.
+    pub patch: Patch,
+    /// What is behind that name.
+    pub bytes: Arc<[u8]>,
+}
+
+impl Offer {
+    /// Any bytes under their name and with their length.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let patch = Patch {
+            sha256: Sha256(sha2::Sha256::digest(&bytes).into()),
+            bytes: bytes.len() as u32,
+        };
+        let bytes = bytes.into();
+        Self { patch, bytes }
+    }
 }
 
 impl Artifact {
@@ -42,7 +68,21 @@ impl Artifact {
             version: desc.map_or_else(String::new, |desc| desc.version.as_str().to_string()),
             bytes,
             signed: None,
+            patch: None,
         }
+    }
+
+    /// The same with a patch that makes it out of `old`, or out of nothing.
+    pub fn patched(self, old: Option<&[u8]>, profile: Profile) -> Self {
+        let patch = fota_delta::encode(old, &self.bytes, &Options { profile });
+        let patch = patch.expect("images of a simulation are short enough");
+        self.offering(patch)
+    }
+
+    /// The same with any patch.
+    pub fn offering(self, patch: Vec<u8>) -> Self {
+        let patch = Some(Arc::new(Offer::new(patch)));
+        Self { patch, ..self }
     }
 
     /// The same as a release of this maker.
@@ -51,13 +91,16 @@ impl Artifact {
         Ok(Self { signed, ..self })
     }
 
-    /// The blob with this name: the image, its signed release or its artifact.
+    /// The blob with this name: the image, its signed release, its artifact or its patch.
     pub fn blob(&self, name: &Sha256) -> Option<&[u8]> {
         let signed = self.signed.as_ref();
         let all = [
             Some((self.sha256, &self.bytes[..])),
             signed.map(|signed| (signed.digest, &signed.release[..])),
             signed.map(|signed| (signed.artifact_digest, &signed.artifact[..])),
+            self.patch
+                .as_ref()
+                .map(|offer| (offer.patch.sha256, &offer.bytes[..])),
         ];
         let named = all.into_iter().flatten().find(|(digest, _)| digest == name);
         named.map(|(_, bytes)| bytes)
@@ -192,7 +235,10 @@ impl ScriptedServer {
             resume_from: artifact.longest_held(&check_in.held),
             trial_deadline_s: self.trial_deadline_s,
             release: artifact.signed.as_ref().map(|signed| signed.digest),
-            patch: None,
+            patch: check_in
+                .patches
+                .and(artifact.patch.as_ref())
+                .map(|offer| offer.patch),
             artifact: artifact
                 .signed
                 .as_ref()

@@ -14,7 +14,7 @@ use std::{
 use fota_client::DeviceClient;
 use fota_proto::{
     FailureCode, Sha256,
-    checkin::{self, Answer, CheckIn, End, Outcome, ResetReason, Running},
+    checkin::{self, Answer, CheckIn, End, Outcome, PatchProfile, ResetReason, Running},
     limits::CHECK_IN_BYTES_MAX,
 };
 use fota_sim::{
@@ -354,6 +354,7 @@ impl Devices {
             link: SimLink::new("lan", 100_000_000, 2),
             identity: FleetIdentity::default(),
             trust: SimTrust::FirstUse,
+            patches: Some(PatchProfile::Default),
         };
         let inside = runtime.inner().enter();
         let fleet = Fleet::start(&config, &Console::silent()).expect("a fleet");
