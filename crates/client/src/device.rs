@@ -130,25 +130,25 @@ impl DeviceClient {
     pub async fn blob(&self, sha256: &Sha256, range: Range<u64>) -> Result<Blob> {
         let url = format!("{}/d/v1/blobs/{sha256}", self.base);
         let (from, to) = (range.start, range.end);
-        let mut request = self.http.get(&url);
-        if from > 0 {
-            let last = to.saturating_sub(1);
-            request = request.header(header::RANGE, format!("bytes={from}-{last}"));
-        }
+        // From the front too: what is behind the range would be sent before the connection ends.
+        let last = to.saturating_sub(1);
+        let request = self.http.get(&url);
+        let mut request = request.header(header::RANGE, format!("bytes={from}-{last}"));
         if let Some(id) = &self.id {
             request = request.header("Device-ID", id);
         }
         let response = send(request).await?;
-        let total = match from {
-            0 => whole(&response),
-            _ => part(&response, &range),
+        let is_whole = from == 0 && response.status() == StatusCode::OK;
+        let total = match is_whole {
+            true => whole(&response),
+            false => part(&response, &range),
         };
         let total = total.map_err(|reason| Error::protocol(&url, reason))?;
         Ok(Blob {
             response,
             url,
             total,
-            end: if from == 0 { total } else { to },
+            end: if is_whole { total } else { to },
             position: from,
         })
     }
@@ -195,9 +195,6 @@ impl Blob {
 }
 
 fn whole(response: &reqwest::Response) -> std::result::Result<u64, String> {
-    if response.status() != StatusCode::OK {
-        return Err(format!("HTTP {} for a whole blob", response.status()));
-    }
     response
         .content_length()
         .ok_or_else(|| "no Content-Length".to_owned())

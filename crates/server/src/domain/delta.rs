@@ -197,9 +197,12 @@ fn is_usable(taker: Taker, release: &Release, delta: &Delta, patch: Patch) -> bo
 }
 
 /// Whether the slot can hold what it must: a device keeps a patch that is too long to be fetched
-/// again behind the image while it is under way, and a sector is between the two.
+/// again behind the image while it is under way, both in whole sectors, with one to spare for the
+/// patch's name.
 fn has_room(taker: Taker, release: &Release, patch: Patch) -> bool {
-    let needed = release.bytes + u64::from(patch.bytes) + u64::from(CHUNK_BYTES);
+    let sectors = |bytes: u64| bytes.next_multiple_of(CHUNK_BYTES.into());
+    let kept = u64::from(patch.bytes) + u64::from(CHUNK_BYTES);
+    let needed = sectors(release.bytes) + sectors(kept);
     patch.bytes <= PATCH_REFETCHED_BYTES_MAX || needed <= taker.slot_bytes.into()
 }
 

@@ -95,7 +95,8 @@ fn deltas() -> impl Strategy<Value = Vec<Delta>> {
 
 fn a_taker() -> impl Strategy<Value = Taker> {
     let sector = CHUNK_BYTES;
-    let exact = IMAGE_BYTES as u32 + PATCH_REFETCHED_BYTES_MAX + 1 + sector;
+    let kept = PATCH_REFETCHED_BYTES_MAX + 1 + sector;
+    let exact = ((IMAGE_BYTES as u32).div_ceil(sector) + kept.div_ceil(sector)) * sector;
     let slots = prop_oneof![
         Just(0_u32),
         exact - 2..exact + 2,
@@ -120,7 +121,8 @@ fn may_be_offered(taker: Taker, delta: &Delta) -> Option<Patch> {
     };
     let can_decode = taker.profile == PatchProfile::Default || delta.profile == PatchProfile::Small;
     let room = patch.bytes <= 32 * 1024
-        || IMAGE_BYTES + u64::from(patch.bytes) + 4096 <= u64::from(taker.slot_bytes);
+        || IMAGE_BYTES.div_ceil(4096) + (u64::from(patch.bytes) + 4096).div_ceil(4096)
+            <= u64::from(taker.slot_bytes) / 4096;
     (delta.release == TO && is_from && can_decode && room).then_some(patch)
 }
 
