@@ -217,9 +217,6 @@ impl Blob {
 }
 
 fn whole(response: &reqwest::Response) -> std::result::Result<u64, String> {
-    if response.status() != StatusCode::OK {
-        return Err(format!("HTTP {} for a whole blob", response.status()));
-    }
     response
         .content_length()
         .ok_or_else(|| "no Content-Length".to_owned())

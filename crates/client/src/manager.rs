@@ -4,11 +4,11 @@ use bytes::Bytes;
 use fota_proto::{
     Sha256,
     manager::{
-        ClaimsAccepted, CredentialRequest, Device, DeviceCredential, EnrolmentKey,
-        EnrolmentKeyRequest, Event, FleetSummary, Group, GroupDevices, GroupRequest, NewCredential,
-        NewEnrolmentKey, Page, Preview, ProductSecureBoot, ReEnrolment, ReasonBody, Release,
-        ReleaseUpload, RollbackAccepted, RollbackRequest, Rollout, RolloutDetail, RolloutRequest,
-        SecureBootKeys, ServerInfo,
+        ClaimsAccepted, CredentialRequest, Delta, DeltaRequest, Device, DeviceCredential,
+        EnrolmentKey, EnrolmentKeyRequest, Event, FleetSummary, Group, GroupDevices, GroupRequest,
+        NewCredential, NewEnrolmentKey, Page, Preview, ProductSecureBoot, ReEnrolment, ReasonBody,
+        Release, ReleaseUpload, RollbackAccepted, RollbackRequest, Rollout, RolloutDetail,
+        RolloutRequest, SecureBootKeys, ServerInfo,
     },
 };
 use futures_util::stream;
@@ -141,6 +141,17 @@ impl Client {
     pub async fn yank(&self, id: i64, reason: &str) -> Result<Release> {
         self.post(&format!("/api/v1/releases/{id}/yank"), &because(reason))
             .await
+    }
+
+    /// Every patch, or those that make this release.
+    pub async fn deltas(&self, release: Option<i64>) -> Result<Vec<Delta>> {
+        let named = release.map(|id| ("release", format!("id:{id}")));
+        self.list("/api/v1/deltas", &named.as_slice()).await
+    }
+
+    /// Asks for patches.
+    pub async fn build_deltas(&self, request: &DeltaRequest) -> Result<Vec<Delta>> {
+        self.post("/api/v1/deltas", request).await
     }
 
     /// Every device that `filter` takes.

@@ -1,5 +1,6 @@
 //! The command line: every command and option, with the help text that describes it.
 
+mod deltas;
 mod device_identity;
 mod operators;
 mod products;
@@ -19,6 +20,7 @@ pub use products::{LogCommand, LogVerifyArgs, ProductCommand};
 
 pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
 
+pub use deltas::{DeltaBuildArgs, ReleaseDeltaCommand};
 pub use device_identity::{EnrolmentKeyCommand, ProvisionArgs, RevokeArgs};
 
 const AFTER_HELP: &str = "\
@@ -218,6 +220,9 @@ pub struct ServeArgs {
     /// Take unsigned images while the server has no root
     #[arg(long)]
     pub allow_unsigned: bool,
+    /// Patches that are made at the same time; 0 makes none [default: one less than there are cores]
+    #[arg(long, value_name = "N")]
+    pub delta_workers: Option<usize>,
     #[command(flatten)]
     pub tls: Box<TlsArgs>,
     /// File with the settings of a login provider (OpenID Connect), see docs/operators.md
@@ -353,6 +358,11 @@ pub struct RollbackArgs {
 pub enum ReleaseCommand {
     /// Every release
     List,
+    /// Patches that the server makes for releases
+    Delta {
+        #[command(subcommand)]
+        command: ReleaseDeltaCommand,
+    },
     /// One release
     Show {
         /// Version or number; or a bundle (.fota), which needs no server

@@ -435,6 +435,7 @@ pub mod tests {
             created_at: 0,
             counts,
             bytes_sent: 0,
+            spared_bytes: 0,
         }
     }
 

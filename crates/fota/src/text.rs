@@ -163,6 +163,26 @@ pub fn count(n: u64, one: &str) -> String {
     }
 }
 
+/// Bytes that may be fewer than none: a patch that did not work costs some.
+pub fn signed_bytes(bytes: i64) -> String {
+    let sign = if bytes < 0 { "-" } else { "" };
+    format!("{sign}{}", Grouped(bytes.unsigned_abs()))
+}
+
+/// What patches spared, as a sentence.
+pub fn spared(bytes: i64) -> String {
+    format!("patches spared {} bytes", signed_bytes(bytes))
+}
+
+/// What a rollout sent, and what patches spared it.
+pub fn sent(bytes: u64, spared_bytes: i64) -> String {
+    let sent = format!("{} bytes", Grouped(bytes));
+    match spared_bytes {
+        0 => sent,
+        bytes => format!("{sent}; {}", spared(bytes)),
+    }
+}
+
 /// One word of a command line, quoted where a shell would cut it.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c);

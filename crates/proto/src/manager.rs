@@ -2,9 +2,11 @@
 //!
 //! Times are milliseconds since the Unix epoch, sizes are bytes, digests are 64 hex digits.
 
+mod deltas;
 mod device_identity;
 mod signing;
 
+pub use deltas::{Delta, DeltaProfile, DeltaRequest};
 pub use signing::{
     LogEntry, ProductSigning, ProductSigningRequest, Root, RootKey, SeenHead, SignedRelease,
     Thresholds,
@@ -90,6 +92,9 @@ pub struct Release {
     /// What the release keys have said of it; absent where it is not signed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub signed: Option<SignedRelease>,
+    /// Bytes that devices which have it by a patch were sent less than without one.
+    #[serde(default)]
+    pub spared_bytes: i64,
 }
 
 /// Query of `POST /api/v1/releases`; the body is the image itself, or a bundle: the image behind
@@ -201,6 +206,15 @@ pub struct Attempt {
     pub bytes_sent: u64,
     /// Download requests it made for this attempt.
     pub requests: u64,
+    /// Length of the patch that it was offered; absent where it was offered the artifact alone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub patch_bytes: Option<u64>,
+    /// Whether that patch did not work on the device.
+    #[serde(default)]
+    pub patch_given_up: bool,
+    /// Bytes that go out without a patch: the image with its index.
+    #[serde(default)]
+    pub artifact_bytes: u64,
     /// When it last changed.
     pub updated_at: i64,
 }
@@ -325,6 +339,9 @@ pub struct Rollout {
     pub counts: Counts,
     /// Bytes of artifact bodies sent for it.
     pub bytes_sent: u64,
+    /// Bytes that devices which updated by a patch were sent less than without one.
+    #[serde(default)]
+    pub spared_bytes: i64,
 }
 
 /// State of a rollout.
@@ -443,6 +460,9 @@ pub struct FleetSummary {
     pub failed_24h: u64,
     /// Devices by running version, most first.
     pub versions: Vec<VersionCount>,
+    /// Bytes that devices which updated by a patch were sent less than without one.
+    #[serde(default)]
+    pub spared_bytes: i64,
 }
 
 /// Devices that run one version.

@@ -45,6 +45,7 @@ struct Quiet {
     fingerprint: u64,
     generation: i64,
     retry_after_s: u32,
+    holds_until: Option<i64>,
 }
 
 /// What is to be written with the next flush.
@@ -68,8 +69,9 @@ impl Fleet {
         let quiet = lock(&self.quiet);
         let last = quiet.get(report.device.as_str())?;
         let holds = last.fingerprint == fingerprint
-            && last.generation == self.generation.load(Ordering::Acquire);
-        let retry_after_s = last.retry_after_s;
+            && last.generation == self.generation.load(Ordering::Acquire)
+            && last.holds_until.is_none_or(|until| now < until);
+        let (retry_after_s, holds_until) = (last.retry_after_s, last.holds_until);
         drop(quiet);
         if !holds {
             return None;
@@ -79,6 +81,7 @@ impl Fleet {
             retry_after_s,
             acknowledged: None,
             order: None,
+            holds_until,
         })
     }
 
@@ -97,6 +100,7 @@ impl Fleet {
             fingerprint: self.fingerprint(report),
             generation,
             retry_after_s: decision.retry_after_s,
+            holds_until: decision.holds_until,
         };
         quiet.insert(report.device.to_string(), last);
     }
@@ -122,10 +126,11 @@ impl Fleet {
             rollback_slot,
             reset,
             trust,
+            patches,
             ..
         } = report;
         (protocol, chip, chip_revision, elf, version, project).hash(&mut hasher);
-        (confirmed, slot, rollback_slot, reset, trust).hash(&mut hasher);
+        (confirmed, slot, rollback_slot, reset, trust, patches).hash(&mut hasher);
         for held in slots {
             (
                 held.slot,

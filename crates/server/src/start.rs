@@ -17,13 +17,16 @@ use crate::{
     domain::identity::DeviceAuth,
     fleet, http,
     online_key::OnlineKey,
-    service::roots,
+    service::{deltas, roots},
     store::{Store, StoreError},
     tls::{self, Tls, TlsError},
 };
 
 /// Held while a server runs on a data directory.
 const LOCK_FILE: &str = "lock";
+
+/// More threads than this are a slip of the keyboard.
+const DELTA_WORKERS_MAX: usize = 64;
 
 /// How the server is started.
 #[derive(Clone)]
@@ -63,6 +66,10 @@ pub struct Config {
     /// `https://fota.example`, where the outside knows the server under another address than the
     /// one a request names.
     pub public_url: Option<String>,
+    /// Patches that are made at the same time; 0 makes none.
+    pub delta_workers: usize,
+    /// How one is made.
+    pub delta_encode: deltas::Encode,
     /// Time and connections that a peer gets.
     pub limits: http::Limits,
     /// A login provider, where there is one.
@@ -90,11 +97,19 @@ impl Config {
             tls: None,
             proxies: http::Proxies::default(),
             public_url: None,
+            delta_workers: delta_workers(),
+            delta_encode: deltas::encode,
             limits: http::Limits::default(),
             #[cfg(feature = "oidc")]
             oidc: None,
         }
     }
+}
+
+/// A core is left for those who ask; where there is only one, they share it.
+fn delta_workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.saturating_sub(1).max(1)
 }
 
 /// Why the server does not start.
@@ -233,6 +248,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         tokio::spawn(http::serve(listener, front, closing.clone())),
         tokio::spawn(fleet::run(state.clone())),
     ];
+    let worker = |_| tokio::spawn(deltas::run(state.clone()));
+    tasks.extend((0..state.config.delta_workers).map(worker));
     if let Some(tls) = &tls {
         tasks.push(tokio::spawn(Arc::clone(tls).watch(closing.clone())));
         #[cfg(feature = "acme")]
@@ -264,6 +281,7 @@ async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErro
 async fn look_at_store(state: &AppState) -> Result<(), StoreError> {
     let generation = state.store.read().await?.generation().await?;
     state.fleet.learn_generation(generation);
+    deltas::take_up(state).await?;
     roots::warn_of_unknown_key(state).await
 }
 
@@ -290,6 +308,10 @@ fn check(config: &Config) -> Result<(), StartError> {
     };
     if config.poll_s == 0 {
         return setting("poll_s", "is 0: give at least 1 second between check-ins");
+    }
+    if config.delta_workers > DELTA_WORKERS_MAX {
+        let reason = "is more than 64: give at most one for each core";
+        return setting("--delta-workers", reason);
     }
     if config
         .operator_token

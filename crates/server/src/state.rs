@@ -6,7 +6,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     Clock, Config, auth::Auth, blobs::Blobs, fleet::Fleet, hub::Hub, identities::Identities,
-    online_key::OnlineKey, store::Store,
+    online_key::OnlineKey, service::deltas::Deltas, store::Store,
 };
 
 /// Uploads read into memory at the same time; each may hold an image of 16 MiB.
@@ -26,6 +26,8 @@ pub struct Shared {
     pub fleet: Fleet,
     /// What is kept in memory about who is who.
     pub identities: Identities,
+    /// What makes patches.
+    pub deltas: Deltas,
     /// Events on their way to listeners.
     pub hub: Hub,
     /// Who may do what, and who tried.
@@ -62,6 +64,7 @@ impl AppState {
             blobs,
             fleet: Fleet::default(),
             identities: Identities::default(),
+            deltas: Deltas::default(),
             hub: Hub::default(),
             auth,
             online_key,

@@ -13,10 +13,14 @@
 //! An image without the block is a real one and works.
 
 use fota_image::app::{
-    AppDesc, Chip, DESC_BYTES, DESC_OFFSET, HEAD_BYTES_MIN, Header, ImageError, Source,
+    AppDesc, Chip, DESC_BYTES, DESC_OFFSET, HASH_BYTES, HEAD_BYTES_MIN, HEADER_BYTES, Header,
+    ImageError, SEGMENT_HEADER_BYTES, Source,
 };
 use fota_image::build::{BuildError, CONTENT_OFFSET, ImageBuilder};
 use fota_image::partition::Region;
+use sha2::Digest;
+
+use crate::program;
 
 const MAGIC: &[u8; 8] = b"FOTASIM1";
 /// A claimed version fits the description's field.
@@ -84,7 +88,7 @@ pub struct Spec {
     pub secure_version: u32,
     /// Exact length of the image, if it matters.
     pub image_bytes: Option<usize>,
-    /// Seed of the noise that stands for code.
+    /// Seed of what all versions of its code have in common.
     pub seed: u64,
     /// What it does.
     pub behaviour: Behaviour,
@@ -125,7 +129,7 @@ impl Spec {
         self
     }
 
-    /// Sets the seed of its noise.
+    /// Sets the seed of its code.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -163,10 +167,40 @@ pub fn image(spec: &Spec) -> Result<Vec<u8>, BuildError> {
         .secure_version(spec.secure_version)
         .fill(spec.seed)
         .content(&spec.block()?);
-    match spec.image_bytes {
+    let image = match spec.image_bytes {
         Some(image_bytes) => builder.size(image_bytes).build(),
         None => builder.build(),
+    };
+    let mut image = image?;
+    write_code(spec, &mut image);
+    Ok(image)
+}
+
+/// Puts the program of this version in the place of the noise in the last segment, which is the
+/// code in flash, and makes checksum and digest right again.
+fn write_code(spec: &Spec, image: &mut [u8]) {
+    let word = |image: &[u8], at: usize| {
+        let bytes = image[at..].first_chunk().expect("a built image is whole");
+        u32::from_le_bytes(*bytes)
+    };
+    let (mut at, segments) = (HEADER_BYTES, image[1]);
+    for _ in 1..segments {
+        at += SEGMENT_HEADER_BYTES + word(image, at + 4) as usize;
     }
+    let (address, bytes) = (word(image, at), word(image, at + 4) as usize);
+    let start = at + SEGMENT_HEADER_BYTES;
+    if bytes < program::BYTES_MIN {
+        return;
+    }
+    let xor = |code: &[u8]| code.iter().fold(0, |sum, byte| sum ^ byte);
+    let before = xor(&image[start..start + bytes]);
+    let code = &mut image[start..start + bytes];
+    program::fill(spec.chip, spec.seed, &spec.version, address, code);
+    let after = xor(&image[start..start + bytes]);
+    let hashed = image.len() - HASH_BYTES;
+    image[hashed - 1] ^= before ^ after;
+    let hash = sha2::Sha256::digest(&image[..hashed]);
+    image[hashed..].copy_from_slice(&hash);
 }
 
 /// The app that runs.

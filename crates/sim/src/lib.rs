@@ -13,6 +13,7 @@ pub mod flash;
 pub mod fleet;
 pub mod link;
 pub mod powercut;
+mod program;
 pub mod scripted;
 pub mod seed_device;
 pub mod signing;

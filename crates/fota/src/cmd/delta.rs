@@ -16,6 +16,7 @@ use sha2::Digest;
 
 use crate::{
     args::{DeltaCommand, DeltaEncodeArgs, DeltaFormat, DeltaProfile},
+    cmd::toolchain,
     failure::{Failure, Result},
     output::{Mark, Output},
     text::{self, Grouped},
@@ -165,41 +166,67 @@ fn explain(out: &Output, old: &Path, patch: &Path) -> Result {
 /// What differs between two images: their sizes, and what a patch would be spent on.
 pub fn diff(out: &Output, old: &Path, new: &Path) -> Result {
     let (old, new) = (read(old)?, read(new)?);
-    let patch = fota_delta::encode(Some(&old), &new, &Options::default());
-    let patch = patch.map_err(refused_images)?;
-    let told = fota_delta::explain(&old, &patch);
-    let told = told.map_err(|error| Failure::error(error.to_string()))?;
-    let same = old.iter().zip(&new).filter(|(old, new)| old == new).count();
-    let facts = [
-        ("old", format!("{} bytes", Grouped(old.len() as u64))),
-        ("new", format!("{} bytes", Grouped(new.len() as u64))),
-        (
-            "same in place",
-            format!(
-                "{} bytes, {}",
-                Grouped(same as u64),
-                share(same as f64, new.len() as f64)
-            ),
-        ),
-        (
-            "patch",
-            format!(
-                "{} bytes, {}",
-                Grouped(patch.len() as u64),
-                share(patch.len() as f64, new.len() as f64)
-            ),
-        ),
-    ];
-    out.answer(&format!(
-        "{}\n{}",
-        text::facts(&facts),
-        told_in_words(&told)
-    ));
-    let mut document = told_in_json(&told);
-    document["old_bytes"] = old.len().into();
-    document["same_in_place_bytes"] = same.into();
-    out.document("fota.image.diff/1", &document);
+    let difference = Difference::of(&old, &new, &Options::default())?;
+    difference.show(out, &[], "fota.image.diff/1");
     Ok(())
+}
+
+/// Two images and the patch between them.
+pub struct Difference<'a> {
+    old: &'a [u8],
+    new: &'a [u8],
+    pub patch: Vec<u8>,
+    told: Explanation,
+}
+
+impl<'a> Difference<'a> {
+    pub fn of(old: &'a [u8], new: &'a [u8], options: &Options) -> Result<Self> {
+        let patch = fota_delta::encode(Some(old), new, options).map_err(refused_images)?;
+        let told = fota_delta::explain(old, &patch);
+        let told = told.map_err(|error| Failure::error(error.to_string()))?;
+        Ok(Self {
+            old,
+            new,
+            patch,
+            told,
+        })
+    }
+
+    /// Prints it behind some facts of the caller's own.
+    pub fn show(&self, out: &Output, before: &[(&str, String)], document: &str) {
+        let bytes = |bytes: usize| format!("{} bytes", Grouped(bytes as u64));
+        let part = |part: usize| share(part as f64, self.new.len() as f64);
+        let pairs = self.old.iter().zip(self.new);
+        let same = pairs.filter(|(old, new)| old == new).count();
+        let patch = self.patch.len();
+        let mut facts = before.to_vec();
+        facts.extend([
+            ("old", bytes(self.old.len())),
+            ("new", bytes(self.new.len())),
+            ("same in place", format!("{}, {}", bytes(same), part(same))),
+            ("patch", format!("{}, {}", bytes(patch), part(patch))),
+        ]);
+        let built = toolchain::differences(self.old, self.new);
+        for (what, old, new) in &built {
+            facts.push((what, text::plain(&format!("{old} → {new}"))));
+        }
+        let facts = text::facts(&facts);
+        out.answer(&format!("{facts}\n{}", told_in_words(&self.told)));
+        if !built.is_empty() {
+            out.answer(
+                "The two were not built alike, which alone changes code all over: the same \
+                 toolchain and libraries make patches several times smaller.\n",
+            );
+        }
+        let mut told = told_in_json(&self.told);
+        told["old_bytes"] = self.old.len().into();
+        told["same_in_place_bytes"] = same.into();
+        let built = built.iter();
+        told["built"] = built
+            .map(|(what, old, new)| json!({"what": what, "old": old, "new": new}))
+            .collect();
+        out.document(document, &told);
+    }
 }
 
 fn told_in_words(told: &Explanation) -> String {

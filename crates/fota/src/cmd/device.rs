@@ -244,6 +244,9 @@ mod tests {
             percent: 61,
             bytes_sent: 0,
             requests: 1,
+            patch_bytes: None,
+            patch_given_up: false,
+            artifact_bytes: 0,
             updated_at: 100,
         }
     }

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     args::ReleaseCommand,
-    cmd::{bundle, upload},
+    cmd::{bundle, release_delta, upload},
     context::Context,
     failure::{Failure, Result},
     output::Mark,
@@ -19,6 +19,7 @@ use crate::{
 pub async fn run(context: &Context, command: ReleaseCommand) -> Result {
     match command {
         ReleaseCommand::List => list(context).await,
+        ReleaseCommand::Delta { command } => release_delta::run(context, command).await,
         ReleaseCommand::Show { release, folder } => {
             let path = Path::new(&release);
             if bundle::is_named(path) {
@@ -105,6 +106,13 @@ pub fn show(context: &Context, release: &Release) {
             format!("{} UTC", text::time(release.uploaded_at)),
         ),
         ("running on", text::count(release.running_on, "device")),
+        (
+            "spared",
+            format!(
+                "{} bytes by patches",
+                text::signed_bytes(release.spared_bytes)
+            ),
+        ),
         ("state", state.to_owned()),
         ("signed", signed(release)),
         (

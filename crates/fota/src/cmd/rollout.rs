@@ -246,10 +246,7 @@ fn show(context: &Context, detail: &RolloutDetail) {
         ),
         ("failures", or_dash(limit)),
         ("devices", follow::counts(&rollout.counts)),
-        (
-            "sent",
-            format!("{} bytes", text::Grouped(rollout.bytes_sent)),
-        ),
+        ("sent", text::sent(rollout.bytes_sent, rollout.spared_bytes)),
         ("started", format!("{} UTC", text::time(rollout.created_at))),
     ]));
     let now = now_ms();

@@ -194,6 +194,7 @@ pub mod tests {
             yanked: false,
             uploaded_at: 0,
             running_on: 0,
+            spared_bytes: 0,
             signed: None,
         }
     }

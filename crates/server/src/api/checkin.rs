@@ -8,7 +8,7 @@ use axum::{
 };
 use fota_proto::{
     DeviceId, FailureCode,
-    checkin::{self, Action, Answer, CheckIn, Install, Rollback, Running},
+    checkin::{self, Action, Answer, CheckIn, Install, Patch, Rollback, Running},
     limits::{
         CHALLENGE_BYTES, CHECK_IN_BYTES_MAX, PROJECT_BYTES_MAX, REASON_BYTES_MAX, SEALED_BYTES_MAX,
         VERSION_BYTES_MAX,
@@ -85,6 +85,7 @@ const NOT_TAKEN: Decision = Decision {
     retry_after_s: 0,
     acknowledged: None,
     order: None,
+    holds_until: None,
 };
 
 /// The seal around a check-in; none around a plain one, which must be as short as one.
@@ -176,6 +177,7 @@ fn report(message: &CheckIn) -> Result<Report, Refusal> {
         outcome: message.outcome.as_ref().map(outcome).transpose()?,
         reset: Some(message.reset),
         trust: trust(message)?,
+        patches: message.patches,
     })
 }
 
@@ -268,11 +270,12 @@ async fn wire_order<'o>(
             id,
             release,
             trial_deadline_s,
+            patch,
         } => {
             let Some(release) = plan.releases.get(release) else {
                 return Ok(None);
             };
-            let install = install(state, release, message, *trial_deadline_s).await?;
+            let install = install(state, release, message, (*trial_deadline_s, *patch)).await?;
             install.map(|install| checkin::Order {
                 id: *id,
                 action: Action::Install(install),
@@ -297,7 +300,7 @@ async fn install<'r>(
     state: &AppState,
     release: &'r Release,
     message: &CheckIn<'_>,
-    trial_deadline_s: u32,
+    (trial_deadline_s, patch): (u32, Option<Patch>),
 ) -> Result<Option<Install<'r>>, Refusal> {
     let (Some(elf), Ok(bytes)) = (release.elf, u32::try_from(release.bytes)) else {
         return Ok(None);
@@ -315,7 +318,8 @@ async fn install<'r>(
         trial_deadline_s,
         release: signed.map(|signed| signed.digest),
         artifact: signed.map(|signed| signed.artifact),
-        patch: None,
+        // What comes out of it is proven by the index of the signed release alone.
+        patch: patch.filter(|_| signed.is_some()),
     }))
 }
 

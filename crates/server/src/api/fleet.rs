@@ -43,6 +43,7 @@ pub async fn summary(State(state): State<AppState>) -> Result<Json<FleetSummary>
         *versions.entry(version).or_default() += 1;
     }
     (summary.updating, summary.failed_24h) = tx.fleet_attempts(now - DAY_MS).await?;
+    summary.spared_bytes = tx.fleet_spared().await?;
     let versions = versions.into_iter();
     summary.versions = versions
         .map(|(version, devices)| VersionCount { version, devices })

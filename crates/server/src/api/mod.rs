@@ -5,6 +5,7 @@ pub mod audit;
 pub mod blobs;
 pub mod checkin;
 pub mod credentials;
+pub mod deltas;
 pub mod devices;
 pub mod enrol;
 pub mod enrolment_keys;
@@ -77,6 +78,8 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/api/v1/releases/{id}", VIEWER),
     ("GET", "/api/v1/releases/{id}/image", VIEWER),
     ("POST", "/api/v1/releases/{id}/yank", RELEASER),
+    ("GET", "/api/v1/deltas", VIEWER),
+    ("POST", "/api/v1/deltas", OPERATOR),
     ("GET", "/api/v1/devices", VIEWER),
     ("GET", "/api/v1/devices/{id}", VIEWER),
     ("GET", "/api/v1/devices/{id}/events", VIEWER),
@@ -232,6 +235,7 @@ fn manager() -> Router<AppState> {
         .route("/api/v1/releases/{id}", get(releases::show))
         .route("/api/v1/releases/{id}/image", get(releases::image))
         .route("/api/v1/releases/{id}/yank", post(releases::yank))
+        .route("/api/v1/deltas", get(deltas::list).post(deltas::build))
         .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/devices/{id}", get(devices::show))
         .route("/api/v1/devices/{id}/events", get(devices::events))

@@ -7,8 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    audit, blobs, checkin, credentials, devices, enrol, enrolment_keys, events, fleet, groups,
-    health, log, products, releases, rollbacks, rollouts, roots, session, tokens, users,
+    audit, blobs, checkin, credentials, deltas, devices, enrol, enrolment_keys, events, fleet,
+    groups, health, log, products, releases, rollbacks, rollouts, roots, session, tokens, users,
 };
 
 #[derive(OpenApi)]
@@ -19,6 +19,7 @@ use super::{
         checkin::check_in, enrol::enrol, blobs::download,
         fleet::server, fleet::summary,
         releases::upload, releases::list, releases::show, releases::image, releases::yank,
+        deltas::list, deltas::build,
         devices::list, devices::show, devices::events, devices::unblock,
         credentials::list, credentials::provision, credentials::revoke_all, credentials::revoke,
         credentials::allow_re_enrolment, credentials::claim,

@@ -20,7 +20,7 @@ use crate::{
     service::{
         download,
         releases::{self, Upload},
-        view,
+        view::{self, ReleaseSums},
     },
 };
 
@@ -54,8 +54,8 @@ pub async fn upload(
     } else {
         StatusCode::OK
     };
-    let running_on = state.store.read().await?.running_on().await?;
-    Ok((status, Json(view::release(&release, &running_on))))
+    let sums = ReleaseSums::read(&mut state.store.read().await?).await?;
+    Ok((status, Json(view::release(&release, &sums))))
 }
 
 /// Releases, newest first.
@@ -68,11 +68,11 @@ pub async fn list(
     let limit = limit(query.limit)?;
     let before = after(query.after.as_deref())?.unwrap_or(i64::MAX);
     let mut tx = state.store.read().await?;
-    let running_on = tx.running_on().await?;
+    let sums = ReleaseSums::read(&mut tx).await?;
     let releases = tx.releases_page(before, limit).await?;
     let items = releases
         .iter()
-        .map(|release| view::release(release, &running_on))
+        .map(|release| view::release(release, &sums))
         .collect();
     Ok(Json(page(items, limit, |release: &Release| {
         release.id.to_string()
@@ -91,8 +91,8 @@ pub async fn show(
     let mut tx = state.store.read().await?;
     let found = tx.release(id).await?;
     let release = found.ok_or_else(|| Refusal::not_found(format!("release {id}")).of("id"))?;
-    let running_on = tx.running_on().await?;
-    Ok(Json(view::release(&release, &running_on)))
+    let sums = ReleaseSums::read(&mut tx).await?;
+    Ok(Json(view::release(&release, &sums)))
 }
 
 /// The image of a release; one `Range` works.
@@ -124,8 +124,8 @@ pub async fn yank(
 ) -> Result<Json<Release>, Refusal> {
     let id = number(&id)?;
     let release = releases::yank(&state, id, &body.reason, &by).await?;
-    let running_on = state.store.read().await?.running_on().await?;
-    Ok(Json(view::release(&release, &running_on)))
+    let sums = ReleaseSums::read(&mut state.store.read().await?).await?;
+    Ok(Json(view::release(&release, &sums)))
 }
 
 fn number(text: &str) -> Result<i64, Refusal> {

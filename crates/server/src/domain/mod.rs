@@ -8,6 +8,7 @@ pub mod attempt;
 pub mod audit;
 pub mod claim;
 pub mod filter;
+pub mod delta;
 pub mod hex;
 pub mod identity;
 pub mod log;

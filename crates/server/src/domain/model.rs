@@ -9,12 +9,15 @@ use std::{
 
 use fota_proto::{
     AttemptState, DeviceId, FailureCode, Sha256,
-    checkin::{End, Phase, ResetReason, SlotState},
+    checkin::{End, PatchProfile, Phase, ResetReason, SlotState},
     limits::HEAD_BYTES,
     log::LogHead,
 };
 
-use super::log::Tree;
+use super::{
+    delta::{Delta, Offered},
+    log::Tree,
+};
 
 /// The language a device speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +111,8 @@ pub struct Device {
     pub reset: Option<ResetReason>,
     pub warning: Option<String>,
     pub trust: Trust,
+    /// The largest patches that it can apply; none where it takes whole images only.
+    pub patches: Option<PatchProfile>,
     pub first_seen: i64,
     pub last_seen: i64,
 }
@@ -164,6 +169,8 @@ pub struct Report {
     pub outcome: Option<Outcome>,
     pub reset: Option<ResetReason>,
     pub trust: Trust,
+    /// The largest patches that it can apply.
+    pub patches: Option<PatchProfile>,
 }
 
 impl Report {
@@ -350,6 +357,8 @@ pub struct Attempt {
     pub installs: u32,
     /// Whether it was seen on its old image since, without a word why.
     pub back: bool,
+    /// The patch that it was offered; it keeps it.
+    pub patch: Option<Offered>,
     pub created_at: i64,
     pub updated_at: i64,
 }
@@ -444,11 +453,18 @@ pub struct Plan {
     pub root: Option<u32>,
     /// The release log.
     pub log: Arc<Tree>,
+    /// Patches to the releases of those rollouts, by release.
+    pub deltas: BTreeMap<i64, Vec<Delta>>,
 }
 
 impl Plan {
     pub fn rollout(&self, id: i64) -> Option<&Rollout> {
         self.rollouts.iter().find(|rollout| rollout.id == id)
+    }
+
+    /// Patches to the release.
+    pub fn deltas(&self, release: i64) -> &[Delta] {
+        self.deltas.get(&release).map_or(&[], Vec::as_slice)
     }
 
     /// The release that carries this ELF digest.

@@ -1,14 +1,17 @@
 //! One check-in: a report is folded into what is stored, and the order that stands is chosen.
 
+mod patch;
+
 use std::collections::BTreeSet;
 
 use fota_proto::{
     AttemptState, RollbackCause, SkipReason,
-    checkin::{End, Phase},
+    checkin::{End, Patch, Phase},
 };
 
 use super::{
     attempt::{blocks, end_of, explain, fold},
+    delta::{self, Offered, Wanted},
     model::{
         Attempt, Device, NewEvent, OrderId, Plan, Protocol, Release, Report, RollbackOrder,
         RollbackState, Rollout, Trust,
@@ -39,6 +42,8 @@ pub struct Facts {
     pub next_attempt: i64,
     /// Seconds between check-ins.
     pub poll_s: u32,
+    /// Whether patches are made here, so that it is worth to wait for one.
+    pub makes_deltas: bool,
 }
 
 /// What a report changes and what it is answered.
@@ -65,6 +70,8 @@ pub enum Change {
     EndRollback(RollbackOrder),
     /// Never offer the release to this device again.
     Block { release: i64, reason: String },
+    /// Somebody is to make this patch.
+    Queue(Wanted),
 }
 
 /// The answer to a check-in, before it is put into a protocol.
@@ -74,6 +81,9 @@ pub struct Decision {
     /// The order whose outcome is stored.
     pub acknowledged: Option<u64>,
     pub order: Option<Order>,
+    /// From when on the same report may be answered otherwise although nothing has changed: an
+    /// order waits for its patch until then.
+    pub holds_until: Option<i64>,
 }
 
 /// The order that stands.
@@ -83,6 +93,7 @@ pub enum Order {
         id: u64,
         release: i64,
         trial_deadline_s: u32,
+        patch: Option<Patch>,
     },
     Rollback {
         id: u64,
@@ -102,13 +113,14 @@ pub fn step(facts: &Facts, plan: &Plan, report: &Report, now: i64) -> Step {
     let order = work.choose();
     let is_busy = order.is_some() || report.on_trial() || report.progress.is_some();
     let decision = Decision {
-        retry_after_s: if is_busy {
-            BUSY_RETRY_S.min(facts.poll_s)
-        } else {
-            facts.poll_s
+        retry_after_s: match (is_busy, work.waits_until) {
+            (true, _) => BUSY_RETRY_S.min(facts.poll_s),
+            (false, Some(_)) => delta::WAIT_RETRY_S.min(facts.poll_s),
+            (false, None) => facts.poll_s,
         },
         acknowledged: report.outcome.as_ref().map(|outcome| outcome.order),
         order,
+        holds_until: work.waits_until,
     };
     work.done(device, decision)
 }
@@ -121,6 +133,7 @@ pub fn note(facts: &Facts, plan: &Plan, report: &Report, now: i64) -> Step {
         retry_after_s: facts.poll_s,
         acknowledged: report.outcome.as_ref().map(|outcome| outcome.order),
         order: None,
+        holds_until: None,
     };
     work.done(device, decision)
 }
@@ -204,6 +217,10 @@ struct Work<'a> {
     facts: Facts,
     changes: Vec<Change>,
     events: Vec<NewEvent>,
+    /// The patch that the next attempt begins with.
+    offers: Option<Offered>,
+    /// Until when the device waits for a patch.
+    waits_until: Option<i64>,
 }
 
 /// What one rollout means for the device.
@@ -223,9 +240,12 @@ impl<'a> Work<'a> {
             facts: facts.clone(),
             changes: Vec::new(),
             events: Vec::new(),
+            offers: None,
+            waits_until: None,
         };
         let device = work.see_device();
         work.fold_attempts();
+        work.fold_patches();
         work.fold_named();
         work.fold_rollback();
         (work, device)
@@ -270,6 +290,7 @@ impl Work<'_> {
             reset: report.reset,
             warning: fork.or_else(|| warning(self.plan, report)),
             trust,
+            patches: report.patches,
             first_seen: before.as_ref().map_or(self.now, |before| before.first_seen),
             last_seen: self.now,
         };
@@ -476,6 +497,7 @@ impl Work<'_> {
             id: attempt.order(),
             release: attempt.release,
             trial_deadline_s: rollout.map_or(TRIAL_DEADLINE_S, |rollout| rollout.trial_deadline_s),
+            patch: self.patch_of(attempt),
         }
     }
 
@@ -577,6 +599,9 @@ impl Work<'_> {
             self.begin(rollout, release, skip(reason), Some(detail));
             return Verdict::Pass;
         }
+        if self.waits_for_patch(release) {
+            return Verdict::Stop(None);
+        }
         let attempt = self.begin(rollout, release, AttemptState::Offered, None);
         Verdict::Stop(Some(self.install(&attempt)))
     }
@@ -610,6 +635,7 @@ impl Work<'_> {
             requests: 0,
             installs: 0,
             back: false,
+            patch: self.offers.take(),
             created_at: self.now,
             updated_at: self.now,
         };

@@ -4,7 +4,7 @@ use fota_proto::{AttemptState, manager::Event};
 
 use super::{commit, rollouts};
 use crate::{
-    AppState,
+    AppState, Config,
     domain::{
         attempt::is_failure,
         model::{Attempt, OrderId, Plan, Report},
@@ -42,14 +42,14 @@ async fn fold_with(
 ) -> Result<(Decision, i64), StoreError> {
     let mut tx = state.store.write().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let facts = facts(&mut tx, report, state.config.poll_s).await?;
+    let facts = facts(&mut tx, report, &state.config).await?;
     let step = fold(&facts, &plan, report, now);
     let generation = store(state, tx, &facts, &plan, &step).await?;
     tell_progress(state, report, &step, &facts, now);
     Ok((step.decision, generation))
 }
 
-async fn facts(tx: &mut Tx, report: &Report, poll_s: u32) -> Result<Facts, StoreError> {
+async fn facts(tx: &mut Tx, report: &Report, config: &Config) -> Result<Facts, StoreError> {
     let id = report.device.as_str();
     let named = match report.outcome.as_ref().map(|end| OrderId::of(end.order)) {
         Some(OrderId::Install(attempt)) => tx.attempt(attempt).await?,
@@ -64,7 +64,8 @@ async fn facts(tx: &mut Tx, report: &Report, poll_s: u32) -> Result<Facts, Store
         rollback: tx.standing_rollback(id).await?,
         blocked: tx.blocked(id).await?.into_iter().collect(),
         next_attempt: tx.next_attempt_id().await?,
-        poll_s,
+        poll_s: config.poll_s,
+        makes_deltas: config.delta_workers > 0,
     })
 }
 
@@ -97,13 +98,20 @@ async fn store(
                 let now = step.device.last_seen;
                 tx.block(device, *release, reason, now).await?;
             }
+            Change::Queue(wanted) => tx.queue_delta(*wanted, step.device.last_seen).await?,
         }
     }
     let mut events = step.events.clone();
     let breach = rollouts::react(&mut tx, plan, &ended(step, facts), step.device.last_seen).await?;
-    let changes_plan = breach.changes_plan;
+    let queues = |change: &Change| matches!(change, Change::Queue(_));
+    let queues = step.changes.iter().any(queues);
+    let changes_plan = breach.changes_plan || queues;
     events.extend(breach.events);
-    commit(state, tx, &events, changes_plan).await
+    let generation = commit(state, tx, &events, changes_plan).await?;
+    if queues {
+        state.deltas.wake();
+    }
+    Ok(generation)
 }
 
 /// Attempts that this step ended, as a failure or with the release running.

@@ -61,11 +61,16 @@ pub async fn send(
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = status;
     describe(response.headers_mut(), &blob, &etag, start, end);
+    if status == StatusCode::PARTIAL_CONTENT {
+        // Also where the part is all of it.
+        let part = format!("bytes {start}-{}/{length}", end.saturating_sub(1));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_RANGE, text(&part));
+    }
     Ok(response)
 }
 
 fn describe(headers: &mut HeaderMap, blob: &Blob, etag: &str, start: u64, end: u64) {
-    let length = blob.bytes.len() as u64;
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
     headers.insert(
         header::CONTENT_TYPE,
@@ -75,10 +80,6 @@ fn describe(headers: &mut HeaderMap, blob: &Blob, etag: &str, start: u64, end: u
     headers.insert(header::ETAG, text(etag));
     headers.insert(header::CACHE_CONTROL, FOREVER);
     headers.insert("x-md5", text(&blob.md5));
-    if end - start < length {
-        let part = format!("bytes {start}-{}/{length}", end.saturating_sub(1));
-        headers.insert(header::CONTENT_RANGE, text(&part));
-    }
 }
 
 /// A range counts only where `If-Range` is absent or names these bytes.

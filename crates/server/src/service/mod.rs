@@ -3,6 +3,7 @@
 
 pub mod checkin;
 pub mod credentials;
+pub mod deltas;
 pub mod download;
 pub mod enrolment;
 pub mod releases;

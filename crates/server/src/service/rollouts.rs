@@ -9,7 +9,7 @@ use fota_proto::{
     manager::{Excluded, Presence, Preview, RolloutRequest},
 };
 
-use super::{commit_by, rollbacks};
+use super::{commit_by, deltas, rollbacks};
 use crate::{
     AppState,
     api::problem::Refusal,
@@ -192,6 +192,7 @@ pub async fn start(
         return same_request(earlier, &new);
     }
     let rollout = tx.insert_rollout(&new).await?;
+    deltas::queue_for_rollout(state, &mut tx, &release, &rollout.target).await?;
     let mut events = vec![NewEvent {
         kind: "rollout.started".to_owned(),
         rollout: Some(rollout.id),
@@ -204,6 +205,7 @@ pub async fn start(
     let detail = format!("release:{} {}", release.id, events[0].text);
     let record = Record::new("rollout.started", object(rollout.id), detail);
     commit_by(state, tx, by, record, &events, true).await?;
+    state.deltas.wake();
     Ok(rollout)
 }
 

@@ -9,6 +9,7 @@ use crate::{
     AppState,
     domain::{
         attempt::{explain, percent},
+        delta::with_index,
         model::{Attempt, Device, Plan, Protocol, Release, RollbackOrder, RollbackState, Rollout},
         presence::presence,
         rollout::{counts, state as state_of},
@@ -17,9 +18,25 @@ use crate::{
     store::{StoreError, Tx, protocol_name},
 };
 
-/// A release with the number of devices that run it.
-pub fn release(release: &Release, running_on: &[(i64, u64)]) -> manager::Release {
-    let runs = running_on.iter().find(|(id, _)| *id == release.id);
+/// Sums over devices that a release is shown with.
+pub struct ReleaseSums {
+    running_on: Vec<(i64, u64)>,
+    spared: Vec<(i64, i64)>,
+}
+
+impl ReleaseSums {
+    pub async fn read(tx: &mut Tx) -> Result<Self, StoreError> {
+        Ok(Self {
+            running_on: tx.running_on().await?,
+            spared: tx.spared_by_release().await?,
+        })
+    }
+}
+
+/// A release with the number of devices that run it, and what its patches spared.
+pub fn release(release: &Release, sums: &ReleaseSums) -> manager::Release {
+    let runs = sums.running_on.iter().find(|(id, _)| *id == release.id);
+    let spared = sums.spared.iter().find(|(id, _)| *id == release.id);
     manager::Release {
         id: release.id,
         version: release.version.clone(),
@@ -38,6 +55,7 @@ pub fn release(release: &Release, running_on: &[(i64, u64)]) -> manager::Release
         uploaded_at: release.uploaded_at,
         running_on: runs.map_or(0, |(_, devices)| *devices),
         signed: release.signed.as_ref().map(signed::view),
+        spared_bytes: spared.map_or(0, |(_, bytes)| *bytes),
     }
 }
 
@@ -119,6 +137,9 @@ pub fn attempt(plan: &Plan, attempt: &Attempt) -> manager::Attempt {
         percent: percent(attempt.bytes_done, attempt.bytes_total),
         bytes_sent: attempt.bytes_sent,
         requests: attempt.requests,
+        patch_bytes: attempt.patch.map(|offered| offered.patch.bytes.into()),
+        patch_given_up: attempt.patch.is_some_and(|offered| offered.given_up),
+        artifact_bytes: with_index(attempt.bytes_total),
         updated_at: attempt.updated_at,
     }
 }
@@ -139,6 +160,9 @@ pub fn waiting(plan: &Plan, rollout: &Rollout, device: String) -> manager::Attem
         percent: 0,
         bytes_sent: 0,
         requests: 0,
+        patch_bytes: None,
+        patch_given_up: false,
+        artifact_bytes: with_index(release.map_or(0, |release| release.bytes)),
         updated_at: rollout.created_at,
     }
 }
@@ -177,6 +201,7 @@ pub async fn rollout(
         created_at: rollout.created_at,
         counts: counts(rollout.standing, &tally),
         bytes_sent: tx.rollout_bytes_sent(rollout.id).await?,
+        spared_bytes: tx.rollout_spared(rollout.id).await?,
     })
 }
 

@@ -1,10 +1,10 @@
-use fota_proto::Sha256;
+use fota_proto::{Sha256, checkin::Patch};
 
 use super::{
     StoreError, Tx,
     db::{Row, values},
 };
-use crate::domain::model::Attempt;
+use crate::domain::{delta::Offered, model::Attempt};
 
 macro_rules! select {
     ($rest:literal) => {
@@ -12,7 +12,8 @@ macro_rules! select {
             "SELECT attempt.id, attempt.rollout, attempt.device, attempt.release, \
              attempt.is_current, attempt.from_version, attempt.from_elf, attempt.state, \
              attempt.detail, attempt.bytes_done, attempt.bytes_total, attempt.bytes_sent, \
-             attempt.requests, attempt.installs, attempt.is_back, attempt.created_at, \
+             attempt.requests, attempt.installs, attempt.is_back, attempt.patch_sha256, \
+             attempt.patch_bytes, attempt.patch_given_up, attempt.created_at, \
              attempt.updated_at FROM attempt ",
             $rest
         )
@@ -36,9 +37,19 @@ fn attempt(row: &mut Row) -> Result<Attempt, StoreError> {
         requests: row.number()?,
         installs: row.number()?,
         back: row.flag()?,
+        patch: offered(row)?,
         created_at: row.int()?,
         updated_at: row.int()?,
     })
+}
+
+/// The patch that an attempt was offered.
+fn offered(row: &mut Row) -> Result<Option<Offered>, StoreError> {
+    let (sha256, bytes, given_up) = (row.parsed_maybe()?, row.number_maybe()?, row.flag()?);
+    let patch = sha256
+        .zip(bytes)
+        .map(|(sha256, bytes)| Patch { sha256, bytes });
+    Ok(patch.map(|patch| Offered { patch, given_up }))
 }
 
 impl Tx {
@@ -56,9 +67,9 @@ impl Tx {
         self.run(
             "INSERT INTO attempt (id, rollout, device, release, is_current, is_live, from_version, \
              from_elf, state, detail, bytes_done, bytes_total, bytes_sent, requests, installs, \
-             is_back, created_at, updated_at) \
+             is_back, patch_sha256, patch_bytes, patch_given_up, created_at, updated_at) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $18)",
+             $18, $19, $20, $21)",
             values![
                 new.id,
                 new.rollout,
@@ -76,6 +87,9 @@ impl Tx {
                 new.requests,
                 new.installs,
                 new.back,
+                new.patch.map(|offered| offered.patch.sha256),
+                new.patch.map(|offered| offered.patch.bytes),
+                new.patch.is_some_and(|offered| offered.given_up),
                 new.created_at,
                 new.updated_at,
             ],
@@ -88,7 +102,8 @@ impl Tx {
     pub async fn update_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError> {
         self.run(
             "UPDATE attempt SET state = $1, is_live = $2, detail = $3, bytes_done = $4, \
-             installs = $5, is_back = $6, updated_at = $7 WHERE id = $8 AND is_live = 1",
+             installs = $5, is_back = $6, patch_given_up = $7, updated_at = $8 \
+             WHERE id = $9 AND is_live = 1",
             values![
                 attempt.state,
                 !attempt.state.is_end(),
@@ -96,6 +111,7 @@ impl Tx {
                 attempt.bytes_done,
                 attempt.installs,
                 attempt.back,
+                attempt.patch.is_some_and(|offered| offered.given_up),
                 attempt.updated_at,
                 attempt.id,
             ],
@@ -172,7 +188,7 @@ impl Tx {
     }
 
     /// Adds to what was sent to a device for its newest attempt at the release with this image or
-    /// artifact.
+    /// artifact, or with this patch.
     pub async fn add_sent(
         &mut self,
         device: &str,
@@ -184,7 +200,8 @@ impl Tx {
             "UPDATE attempt SET bytes_sent = bytes_sent + $1, requests = requests + $2 \
              WHERE id = (SELECT MAX(sent.id) FROM attempt AS sent \
              JOIN release ON release.id = sent.release \
-             WHERE sent.device = $3 AND (release.sha256 = $4 OR release.artifact_sha256 = $4))",
+             WHERE sent.device = $3 AND (release.sha256 = $4 OR release.artifact_sha256 = $4 \
+             OR sent.patch_sha256 = $4))",
             values![bytes, requests, device, image],
         )
         .await

@@ -9,7 +9,10 @@ use super::{
     StoreError, Tx,
     db::{Row, values},
 };
-use crate::domain::model::{Device, Protocol, Slot, Trust};
+use crate::domain::{
+    delta::{profile_name, profile_of},
+    model::{Device, Protocol, Slot, Trust},
+};
 
 /// Which devices a list shows.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +31,7 @@ macro_rules! select {
         concat!(
             "SELECT id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, \
              slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, log_root, \
-             first_seen, last_seen FROM device ",
+             patches, first_seen, last_seen FROM device ",
             $rest
         )
     };
@@ -50,6 +53,7 @@ fn device(row: &mut Row) -> Result<Device, StoreError> {
         reset: row.text_maybe()?.as_deref().map(reset).transpose()?,
         warning: row.text_maybe()?,
         trust: trust(row)?,
+        patches: row.text_maybe()?.as_deref().and_then(profile_of),
         first_seen: row.int()?,
         last_seen: row.int()?,
     })
@@ -169,9 +173,9 @@ impl Tx {
         self.run(
             "INSERT INTO device (id, protocol, chip, chip_revision, project, version, elf_sha256, \
              confirmed, slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, \
-             log_root, first_seen, last_seen) \
+             log_root, patches, first_seen, last_seen) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $18, $19) \
+             $18, $19, $20) \
              ON CONFLICT (id) DO UPDATE SET protocol = excluded.protocol, chip = excluded.chip, \
              chip_revision = excluded.chip_revision, project = excluded.project, \
              version = excluded.version, elf_sha256 = excluded.elf_sha256, \
@@ -179,6 +183,7 @@ impl Tx {
              rollback_slot = excluded.rollback_slot, reset = excluded.reset, \
              warning = excluded.warning, root_version = excluded.root_version, \
              epoch = excluded.epoch, log_size = excluded.log_size, log_root = excluded.log_root, \
+             patches = excluded.patches, \
              last_seen = excluded.last_seen",
             values![
                 &device.id,
@@ -198,6 +203,7 @@ impl Tx {
                 device.trust.epoch,
                 device.trust.log.map(|log| log.size),
                 device.trust.log.map(|log| log.root),
+                device.patches.map(profile_name),
                 device.first_seen,
                 device.last_seen,
             ],

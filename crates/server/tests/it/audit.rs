@@ -26,6 +26,8 @@ pub enum Body {
     Nothing,
     Json(Value),
     Image(&'static str),
+    /// The image with its signed release.
+    Bundle(&'static str),
     List(String),
     /// The first root of the server that it is sent to.
     Root,
@@ -56,6 +58,9 @@ impl Deed {
             Body::Image(version) => request
                 .header(header::CONTENT_TYPE, "application/octet-stream")
                 .body(Image::new(version).bytes),
+            Body::Bundle(version) => request
+                .header(header::CONTENT_TYPE, "application/octet-stream")
+                .body(Keys::of(server).await.bundle(&Image::new(version), 1)),
             Body::List(list) => request
                 .header(header::CONTENT_TYPE, "text/csv")
                 .body(list.clone()),
@@ -272,7 +277,7 @@ fn enrolment_deeds() -> [Deed; 3] {
 }
 
 /// The last ones: after them plain images are refused.
-fn signing_deeds() -> [Deed; 3] {
+fn signing_deeds() -> [Deed; 5] {
     let signing = ("PUT", "/api/v1/products/{name}/signing");
     let unsigned = Body::Json(json!({"unsigned": true}));
     let boot = ("PUT", "/api/v1/products/{name}/secure-boot");
@@ -281,10 +286,14 @@ fn signing_deeds() -> [Deed; 3] {
         "/api/v1/products/thermostat/signing",
         "/api/v1/products/thermostat/secure-boot",
     ];
+    let uploaded = &["release.uploaded"];
+    let patch = Body::Json(json!({"release": "3.0.0", "from": ["1.0.5"]}));
     [
+        at("POST", "/api/v1/roots", Body::Root, &["root.added"]),
+        at("POST", "/api/v1/releases", Body::Bundle("3.0.0"), uploaded),
+        at("POST", "/api/v1/deltas", patch, &["delta.built"]),
         Deed::new(signing, to_signing, unsigned, &["product.signing"]),
         Deed::new(boot, to_boot, key, &["product.secure_boot"]),
-        at("POST", "/api/v1/roots", Body::Root, &["root.added"]),
     ]
 }
 

@@ -28,6 +28,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/releases/{id}", "viewer"),
     ("GET", "/api/v1/releases/{id}/image", "viewer"),
     ("POST", "/api/v1/releases/{id}/yank", "releaser"),
+    ("GET", "/api/v1/deltas", "viewer"),
+    ("POST", "/api/v1/deltas", "operator"),
     ("GET", "/api/v1/devices", "viewer"),
     ("GET", "/api/v1/devices/{id}", "viewer"),
     ("GET", "/api/v1/devices/{id}/events", "viewer"),

@@ -188,6 +188,7 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "devices" if path.contains("credential") || path.contains("re-enrol") => {
             bad_credentials(method, path)
         }
+        "deltas" => Some(bad_deltas(method, path)),
         "device-claims" => Some(bad_claims(path)),
         "enrolment-keys" => bad_enrolment_keys(method, path),
         "devices" => bad_devices(method, path),
@@ -200,6 +201,32 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "session" | "users" | "tokens" | "audit" => bad_operators(method, path),
         _ => bad_others(path),
     }
+}
+
+fn bad_deltas(method: &str, path: &str) -> Vec<Bad> {
+    if method == "GET" {
+        let mut all = bad_numbered_pages(path);
+        all.push(Bad::path(&format!("{path}?release=9.9.9"), 404, "release"));
+        return all;
+    }
+    let with = |key: &str, value: Value| {
+        let mut body = json!({"release": "1.0.5"});
+        body[key] = value;
+        body
+    };
+    let bad = |key: &'static str, value: Value| Bad::json(path, with(key, value), 400, key);
+    let mut all = any_json(path);
+    all.extend([
+        Bad::json(path, json!({"from": []}), 400, "release"),
+        Bad::json(path, with("release", json!("9.9.9")), 404, "release"),
+        // It is not signed: whatever else the request says, nothing could be offered.
+        Bad::json(path, with("from", json!([])), 409, "release"),
+        bad("release", json!(5)),
+        bad("from", json!("1.0.4")),
+        bad("all_running", json!("yes")),
+        bad("profile", json!("huge")),
+    ]);
+    all
 }
 
 fn bad_products(method: &str) -> Option<Vec<Bad>> {

@@ -78,7 +78,8 @@ async fn the_summary_counts_the_fleet() {
         let summary = server.get("/api/v1/fleet/summary").await.json();
         let expected = json!({
             "total": 2, "online": 1, "late": 1, "offline": 0, "updating": 1, "failed_24h": 0,
-            "versions": [{"version": "1.0.5", "devices": 1}, {"version": "1.0.6", "devices": 1}]
+            "versions": [{"version": "1.0.5", "devices": 1}, {"version": "1.0.6", "devices": 1}],
+            "spared_bytes": 0
         });
         assert_eq!(summary, expected);
     })

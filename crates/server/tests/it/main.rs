@@ -16,6 +16,7 @@ mod bad_input;
 mod blobs;
 mod checkin;
 mod contract;
+mod deltas;
 mod device_identity;
 mod devices;
 mod events;

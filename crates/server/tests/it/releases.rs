@@ -36,6 +36,7 @@ async fn an_image_is_taken_in_and_described() {
             uploaded_at: NOON,
             running_on: 0,
             signed: None,
+            spared_bytes: 0,
         };
         assert_eq!(release, expected);
         let shown: Release = server.get("/api/v1/releases/1").await.value(StatusCode::OK);

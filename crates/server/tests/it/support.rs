@@ -10,8 +10,8 @@ use fota_image::{app::Chip, build::ImageBuilder};
 use fota_proto::{
     AttemptState, DeviceId, FailureCode, Sha256,
     checkin::{
-        self, Action, Answer, CheckIn, End, Held, Outcome, Phase, Progress, ResetReason, Running,
-        SlotReport, SlotState,
+        self, Action, Answer, CheckIn, End, Held, Outcome, Patch, PatchProfile, Phase, Progress,
+        ResetReason, Running, SlotReport, SlotState,
     },
     list::List,
     log::LogHead,
@@ -137,7 +137,16 @@ impl Server {
     /// A server on SQLite with some of its settings changed.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let data = folder.path().to_owned();
+        let server = Self::start_in(folder.path(), change).await;
+        Self {
+            folder: Some(folder),
+            ..server
+        }
+    }
+
+    /// The same in a folder of the test's own.
+    pub async fn start_in(data: &std::path::Path, change: impl FnOnce(&mut Config)) -> Self {
+        let data = data.to_owned();
         let mut config = config(&data, &Setup::default());
         change(&mut config);
         let scheme = if config.tls.is_some() {
@@ -155,7 +164,7 @@ impl Server {
             clock,
             data,
             db: None,
-            folder: Some(folder),
+            folder: None,
         }
     }
 
@@ -436,6 +445,7 @@ pub struct TestDevice {
     pub root: Option<u32>,
     pub epoch: Option<u32>,
     pub log: Option<LogHead>,
+    pub patches: Option<PatchProfile>,
 }
 
 /// An order as a test reads it.
@@ -464,9 +474,15 @@ pub struct Told {
     pub retry_after_s: u32,
     pub acknowledged: Option<u64>,
     pub order: Option<Ordered>,
+    patch: Option<Patch>,
 }
 
 impl Told {
+    /// The patch that goes with the install order.
+    pub fn patch(&self) -> Option<Patch> {
+        self.patch
+    }
+
     /// The install order that must be there.
     #[track_caller]
     pub fn install(&self) -> u64 {
@@ -507,6 +523,7 @@ impl TestDevice {
             root: None,
             epoch: None,
             log: None,
+            patches: None,
         }
     }
 
@@ -548,11 +565,7 @@ impl TestDevice {
             running_elf: self.elf,
             version: &self.version,
             project: &self.project,
-            confirmed: if self.confirmed {
-                Running::Confirmed
-            } else {
-                Running::Trial
-            },
+            confirmed: [Running::Trial, Running::Confirmed][usize::from(self.confirmed)],
             slot: 0,
             slots,
             rollback_slot: (other.is_some() && !self.other_rejected).then_some(1),
@@ -575,7 +588,7 @@ impl TestDevice {
             epoch: self.epoch,
             challenge: self.challenge,
             log: self.log,
-            patches: None,
+            patches: self.patches,
         };
         let mut buffer = [0; 1024];
         checkin::encode(&check_in, &mut buffer)
@@ -598,7 +611,12 @@ impl TestDevice {
             (answer.protocol, answer.nonce),
             (checkin::VERSION, self.nonce)
         );
+        let patch = match answer.order.as_ref().map(|order| &order.action) {
+            Some(Action::Install(install)) => install.patch,
+            _ => None,
+        };
         Told {
+            patch,
             retry_after_s: answer.retry_after_s,
             acknowledged: answer.acknowledged,
             order: answer.order.map(|order| ordered(&order)),

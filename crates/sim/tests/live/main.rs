@@ -2,6 +2,7 @@
 
 mod bytes;
 mod convergence;
+mod deltas;
 mod faults;
 mod identities;
 mod patches;

@@ -20,12 +20,12 @@ use fota_sim::{
 
 use crate::world::{World, config, device, fast_link, image};
 
-fn key(number: u8) -> P256Key {
+pub fn key(number: u8) -> P256Key {
     P256Key::new(&[number; 32]).expect("a valid secret")
 }
 
 /// A root of this version: one root key, one release key, the server's online key.
-async fn root(world: &World, version: u32, releaser: &P256Key) -> Vec<u8> {
+pub async fn root(world: &World, version: u32, releaser: &P256Key) -> Vec<u8> {
     let info = world.client.server().await.expect("answers");
     let online: Vec<u8> = (0..65)
         .map(|i| u8::from_str_radix(&info.online_key[2 * i..][..2], 16).expect("hex"))
@@ -46,14 +46,19 @@ async fn root(world: &World, version: u32, releaser: &P256Key) -> Vec<u8> {
 }
 
 async fn upload(world: &World, version: &str, sequence: u32, releaser: &P256Key) -> Release {
-    let image = image(version);
-    let signed = Maker::new(1).release_by(&image, sequence, 1, releaser);
+    let bundle = bundle(&image(version), sequence, releaser);
+    world.upload(&bundle).await
+}
+
+/// An image with its release of this sequence.
+pub fn bundle(image: &[u8], sequence: u32, releaser: &P256Key) -> Vec<u8> {
+    let signed = Maker::new(1).release_by(image, sequence, 1, releaser);
     let signed = signed.expect("an image");
     let bundle = Bundle {
         release: &signed.release,
-        image: &image,
+        image,
     };
-    world.upload(&[&bundle.head()[..], &image].concat()).await
+    [&bundle.head()[..], image].concat()
 }
 
 #[tokio::test]

@@ -79,6 +79,12 @@ impl World {
 
     /// Starts it again on the same address and data.
     pub async fn revive(&mut self) {
+        self.revive_with(|_| {}).await;
+    }
+
+    /// The same with some of its settings changed.
+    pub async fn revive_with(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
         let (_, kill, dead) = run(self.config.clone()).await;
         (self.kill, self.dead) = (Some(kill), Some(dead));
         assert!(self.data.path().exists());

@@ -91,6 +91,7 @@ pub fn sighting(id: &DeviceId, stored: Option<&Device>) -> Report {
         outcome: None,
         reset: None,
         trust: Trust::default(),
+        patches: None,
     }
 }
 
@@ -323,6 +324,7 @@ mod tests {
                     Change::Block { release, .. } => {
                         self.facts.blocked.insert(release);
                     }
+                    Change::Queue(_) => {}
                 }
             }
         }

@@ -161,6 +161,7 @@ fn report() -> impl Strategy<Value = Report> {
                 epoch,
                 log: None,
             },
+            patches: None,
         },
     )
 }
@@ -256,6 +257,7 @@ impl World {
                     self.facts.rollback = None;
                 }
                 Change::Block { release, .. } => assert!(self.facts.blocked.insert(*release)),
+                Change::Queue(_) => {}
             }
         }
     }
