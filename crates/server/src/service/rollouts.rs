@@ -16,10 +16,11 @@ use crate::{
     auth::{By, Record},
     domain::{
         attempt::is_failure,
+        fit::fits,
         model::{Attempt, NewEvent, Plan, Release, Rollout, Standing, Target},
         presence::presence,
         rollout::is_breached,
-        step::{TRIAL_DEADLINE_S, fits},
+        step::TRIAL_DEADLINE_S,
         trust::takes,
     },
     store::{StoreError, Tx},

@@ -9,10 +9,10 @@ use crate::{
     AppState,
     domain::{
         attempt::{explain, percent},
+        fit::chip_name,
         model::{Attempt, Device, Plan, Protocol, Release, RollbackOrder, RollbackState, Rollout},
         presence::presence,
         rollout::{counts, state as state_of},
-        step::chip_name,
     },
     store::{StoreError, Tx, protocol_name},
 };

@@ -8,8 +8,12 @@ use fota_proto::{
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
+use fota_proto::checkin::Phase;
+
 use super::*;
-use crate::domain::model::{Outcome, Progress, Signed, Slot, Standing, Target, install_order};
+use crate::domain::model::{
+    OrderId, Outcome, Progress, Protocol, Rollout, Signed, Slot, Standing, Target, install_order,
+};
 
 const DEVICE: &str = "ESP32-001";
 
