@@ -193,6 +193,8 @@ impl ScriptedServer {
             trial_deadline_s: self.trial_deadline_s,
             release: artifact.signed.as_ref().map(|signed| signed.digest),
             patch: None,
+            hold: None,
+            conditions: None,
             artifact: artifact
                 .signed
                 .as_ref()

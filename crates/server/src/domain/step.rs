@@ -1,20 +1,27 @@
 //! One check-in: a report is folded into what is stored, and the order that stands is chosen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fota_proto::{AttemptState, RollbackCause, checkin::End};
+use fota_proto::{
+    AttemptState, RollbackCause,
+    checkin::{Conditions, End, Waits},
+};
 
 use super::{
     attempt::{blocks, end_of, explain, fold},
     model::{
-        Attempt, Device, NewEvent, Plan, Release, Report, RollbackOrder, RollbackState, Trust,
+        Attempt, Device, GroupRule, NewEvent, Plan, Release, Report, RollbackOrder, RollbackState,
+        Traited, Trust,
     },
+    rules::{Budget, Load},
     trust::fork_warning,
 };
 
 /// While an order is under way the device comes back soon, so that a lost answer or a new order
 /// costs seconds.
 const BUSY_RETRY_S: u32 = 2;
+/// A device that waits for a free place comes at least so often, so that places do not stay free.
+const PLACE_RETRY_S: u32 = 60;
 
 /// All that a decision about one device depends on.
 #[derive(Clone, Debug, Default)]
@@ -31,10 +38,29 @@ pub struct Facts {
     pub rollback: Option<RollbackOrder>,
     /// Releases blocked on it.
     pub blocked: BTreeSet<i64>,
+    /// What operators said of it.
+    pub tags: BTreeMap<String, String>,
+    /// What others do in the rollouts that may start it.
+    pub loads: BTreeMap<i64, Load>,
+    /// Budgets that an offer to it is charged to.
+    pub budgets: Vec<Budget>,
     /// Id that a new attempt gets.
     pub next_attempt: i64,
     /// Seconds between check-ins.
     pub poll_s: u32,
+}
+
+impl Facts {
+    /// What others do in a rollout.
+    pub fn load(&self, rollout: i64) -> Load {
+        self.loads.get(&rollout).copied().unwrap_or_default()
+    }
+
+    /// Budgets that an offer of this rollout is charged to.
+    pub fn budgets_of(&self, rollout: i64) -> impl Iterator<Item = &Budget> {
+        let counts = move |budget: &&Budget| budget.rollout.is_none_or(|of| of == rollout);
+        self.budgets.iter().filter(counts)
+    }
 }
 
 /// What a report changes and what it is answered.
@@ -61,6 +87,12 @@ pub enum Change {
     EndRollback(RollbackOrder),
     /// Never offer the release to this device again.
     Block { release: i64, reason: String },
+    /// The attempt with this id is history: another follows it.
+    Leave(i64),
+    /// The budget of this name is free again then, not before.
+    Charge { budget: String, free_at: i64 },
+    /// A device that the rollout's wave has reached waits for its turn until then.
+    Waits { rollout: i64, until: i64 },
 }
 
 /// The answer to a check-in, before it is put into a protocol.
@@ -70,6 +102,10 @@ pub struct Decision {
     /// The order whose outcome is stored.
     pub acknowledged: Option<u64>,
     pub order: Option<Order>,
+    /// Until when it stays the same if nothing else changes; none: for ever.
+    pub valid_until: Option<i64>,
+    /// The rollout whose limits hold the device: only as long as it is full.
+    pub limited: Option<i64>,
 }
 
 /// The order that stands.
@@ -79,6 +115,10 @@ pub enum Order {
         id: u64,
         release: i64,
         trial_deadline_s: u32,
+        /// Download and prove it, do not activate it yet.
+        hold: bool,
+        /// What the device asks itself before it activates.
+        conditions: Option<Conditions>,
     },
     Rollback {
         id: u64,
@@ -96,15 +136,12 @@ pub enum Order {
 pub fn step(facts: &Facts, plan: &Plan, report: &Report, now: i64) -> Step {
     let (mut work, device) = Work::folded(facts, plan, report, now);
     let order = work.choose();
-    let is_busy = order.is_some() || report.on_trial() || report.progress.is_some();
     let decision = Decision {
-        retry_after_s: if is_busy {
-            BUSY_RETRY_S.min(facts.poll_s)
-        } else {
-            facts.poll_s
-        },
+        retry_after_s: work.retry_after_s(order.as_ref()),
         acknowledged: report.outcome.as_ref().map(|outcome| outcome.order),
         order,
+        valid_until: work.until,
+        limited: work.limited,
     };
     work.done(device, decision)
 }
@@ -117,6 +154,8 @@ pub fn note(facts: &Facts, plan: &Plan, report: &Report, now: i64) -> Step {
         retry_after_s: facts.poll_s,
         acknowledged: report.outcome.as_ref().map(|outcome| outcome.order),
         order: None,
+        valid_until: None,
+        limited: None,
     };
     work.done(device, decision)
 }
@@ -128,6 +167,10 @@ struct Work<'a> {
     facts: Facts,
     changes: Vec<Change>,
     events: Vec<NewEvent>,
+    /// When the first of the holds is over by itself.
+    until: Option<i64>,
+    /// The rollout whose limits hold the device.
+    limited: Option<i64>,
 }
 
 impl<'a> Work<'a> {
@@ -139,8 +182,11 @@ impl<'a> Work<'a> {
             facts: facts.clone(),
             changes: Vec::new(),
             events: Vec::new(),
+            until: None,
+            limited: None,
         };
         let device = work.see_device();
+        join_groups(&mut work.facts, plan, &device);
         work.fold_attempts();
         work.fold_named();
         work.fold_rollback();
@@ -158,6 +204,24 @@ impl<'a> Work<'a> {
 }
 
 impl Work<'_> {
+    /// When the device is to come back: soon while it is busy, and when a hold ends.
+    fn retry_after_s(&self, order: Option<&Order>) -> u32 {
+        let report = self.report;
+        let poll_s = self.facts.poll_s;
+        let is_held = matches!(order, Some(Order::Install { hold: true, .. }));
+        let waits = report.waits.is_some_and(|waits| waits != Waits::Nothing);
+        let is_busy = order.is_some() || report.on_trial() || report.progress.is_some();
+        if is_busy && !is_held && !waits {
+            return BUSY_RETRY_S.min(poll_s);
+        }
+        if self.limited.is_some() {
+            return PLACE_RETRY_S.min(poll_s);
+        }
+        let left_ms = self.until.map(|until| (until - self.now).max(0));
+        let left_s = left_ms.map(|ms| u32::try_from(ms / 1000 + 1).unwrap_or(u32::MAX));
+        left_s.map_or(poll_s, |left| left.min(poll_s))
+    }
+
     fn see_device(&mut self) -> Device {
         let report = self.report;
         let before = self.facts.device.take();
@@ -186,6 +250,9 @@ impl Work<'_> {
             reset: report.reset,
             warning: fork.or_else(|| warning(self.plan, report)),
             trust,
+            attributes: report.attributes.clone(),
+            metrics: report.metrics.clone(),
+            waits: report.waits,
             first_seen: before.as_ref().map_or(self.now, |before| before.first_seen),
             last_seen: self.now,
         };
@@ -276,8 +343,12 @@ impl Work<'_> {
         self.facts.rollback.as_ref().is_some_and(leaves)
     }
 
-    fn update(&mut self, index: usize, after: Attempt) {
+    fn update(&mut self, index: usize, mut after: Attempt) {
         let is_news = self.facts.attempts[index].state != after.state;
+        if is_news && after.state.is_end() {
+            let rollout = self.plan.rollout(after.rollout);
+            after.retry_at = rollout.and_then(|it| it.plan.retry_at(&after, self.now));
+        }
         if is_news {
             self.tell_attempt(&after);
             if blocks(after.state) {
@@ -357,6 +428,23 @@ impl Work<'_> {
     }
 }
 
+/// Groups that are a filter have the devices of which it holds. A filter may ask for groups that
+/// are lists, not for others that are filters: there is no order in which they could be asked.
+pub fn join_groups(facts: &mut Facts, plan: &Plan, device: &Device) {
+    let traits = Traited {
+        device,
+        groups: &facts.groups,
+        tags: &facts.tags,
+    };
+    let holds = |rule: &&GroupRule| {
+        let filter = rule.filter.as_ref();
+        filter.is_some_and(|filter| filter.matches(&traits)) && !traits.groups.contains(&rule.name)
+    };
+    let joined = plan.groups.iter().filter(holds);
+    let joined: Vec<String> = joined.map(|rule| rule.name.clone()).collect();
+    facts.groups.extend(joined);
+}
+
 /// Seconds that a new image has to confirm itself where the rollout says nothing.
 pub const TRIAL_DEADLINE_S: u32 = 300;
 
@@ -383,5 +471,6 @@ fn warning(plan: &Plan, report: &Report) -> Option<String> {
 }
 
 mod choose;
+pub use choose::{is_followed, rollouts_for};
 #[cfg(test)]
 mod tests;

@@ -37,6 +37,7 @@ impl Tx {
             rollouts: self.standing_rollouts().await?,
             root: self.newest_root().await?.map(|root| root.version),
             log: grown(log, news),
+            groups: self.group_rules().await?,
         })
     }
 }

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_products.sql"),
     include_str!("migrations/0004_signing.sql"),
     include_str!("migrations/0005_device_identity.sql"),
+    include_str!("migrations/0007_rollout_plans.sql"),
 ];
 
 pub(super) async fn migrate(store: &Store) -> Result<(), StoreError> {

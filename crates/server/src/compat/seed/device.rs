@@ -91,6 +91,9 @@ pub fn sighting(id: &DeviceId, stored: Option<&Device>) -> Report {
         outcome: None,
         reset: None,
         trust: Trust::default(),
+        attributes: std::collections::BTreeMap::new(),
+        metrics: std::collections::BTreeMap::new(),
+        waits: None,
     }
 }
 
@@ -278,6 +281,12 @@ mod tests {
             allow_product_change: true,
             idempotency_key: None,
             created_at: 0,
+            plan: std::sync::Arc::default(),
+            wave: 0,
+            wave_since: 0,
+            wave_devices: None,
+            created_by: String::new(),
+            approved_by: None,
         }
     }
 
@@ -323,6 +332,7 @@ mod tests {
                     Change::Block { release, .. } => {
                         self.facts.blocked.insert(release);
                     }
+                    Change::Leave(_) | Change::Charge { .. } | Change::Waits { .. } => {}
                 }
             }
         }
@@ -361,6 +371,7 @@ mod tests {
                 code: None,
                 requested_at: 0,
                 ended_at: None,
+                rollout: None,
             });
         }
 

@@ -74,6 +74,12 @@ fn rollout(id: i64, release: i64, standing: Standing, held: bool) -> Rollout {
         allow_product_change: false,
         idempotency_key: None,
         created_at: 0,
+        plan: std::sync::Arc::default(),
+        wave: 0,
+        wave_since: 0,
+        wave_devices: None,
+        created_by: String::new(),
+        approved_by: None,
     }
 }
 
@@ -89,6 +95,7 @@ fn rollback(id: i64, leave: i64) -> RollbackOrder {
         code: None,
         requested_at: 0,
         ended_at: None,
+        rollout: None,
     }
 }
 
@@ -165,6 +172,9 @@ fn report() -> impl Strategy<Value = Report> {
                 epoch,
                 log: None,
             },
+            attributes: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            waits: None,
         },
     )
 }
@@ -260,6 +270,9 @@ impl World {
                     self.facts.rollback = None;
                 }
                 Change::Block { release, .. } => assert!(self.facts.blocked.insert(*release)),
+                Change::Leave(_) | Change::Charge { .. } | Change::Waits { .. } => {
+                    unreachable!("no plan here tries again or limits: {change:?}")
+                }
             }
         }
     }
