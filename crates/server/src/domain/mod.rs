@@ -17,6 +17,7 @@ pub mod plan;
 pub mod presence;
 pub mod rollout;
 pub mod rules;
+pub mod sequential;
 pub mod step;
 pub mod trust;
 pub mod wave;

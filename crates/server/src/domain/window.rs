@@ -387,7 +387,7 @@ fn timestamp(at_ms: i64) -> Timestamp {
 pub fn own_start(since: i64, until: Option<i64>, share: u32) -> i64 {
     let length = until.map_or(SPREAD_MS_MAX, |until| until.saturating_sub(since) / 2);
     let spread = length.clamp(0, SPREAD_MS_MAX);
-    since.saturating_add((spread as i128 * share as i128 >> 32) as i64)
+    since.saturating_add(((spread as i128 * share as i128) >> 32) as i64)
 }
 
 #[cfg(test)]
