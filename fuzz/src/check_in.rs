@@ -64,6 +64,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         challenge: None,
         log: None,
         patches: None,
+        attributes: None,
+        metrics: None,
+        waits: None,
     };
     let answer = Answer {
         acknowledged: Some(1),

@@ -353,6 +353,9 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             challenge: self.challenge,
             log: self.trust.as_ref().and_then(|trust| trust.facts.log),
             patches: self.patch_profile(),
+            attributes: None,
+            metrics: None,
+            waits: None,
         };
         checkin::encode(&message, buffer).expect("the longest check-in fits; fota-proto tests it")
     }

@@ -436,6 +436,12 @@ pub mod tests {
             counts,
             bytes_sent: 0,
             spared_bytes: 0,
+            sentence: String::new(),
+            plan: None,
+            wave: None,
+            created_by: String::new(),
+            approved_by: None,
+            rollback: None,
         }
     }
 

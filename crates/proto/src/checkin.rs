@@ -9,7 +9,9 @@ use minicbor::{Decode, Encode};
 
 use crate::{
     Sha256,
-    limits::{CHALLENGE_BYTES, HELD_DIGEST_BYTES, HELD_MAX, SLOTS_MAX},
+    limits::{
+        ATTRIBUTES_MAX, CHALLENGE_BYTES, HELD_DIGEST_BYTES, HELD_MAX, METRICS_MAX, SLOTS_MAX,
+    },
     list::List,
 };
 
@@ -97,6 +99,68 @@ pub struct CheckIn<'a> {
     /// whole images only.
     #[n(21)]
     pub patches: Option<PatchProfile>,
+    /// What the device says of itself for filters, e.g. `tz` and the name of its time zone.
+    #[b(22)]
+    pub attributes: Option<List<Attribute<'a>, ATTRIBUTES_MAX>>,
+    /// What the application measured, for the gates of a rollout.
+    #[b(23)]
+    pub metrics: Option<List<Metric<'a>, METRICS_MAX>>,
+    /// Why it does not install now. A device that knows [`Install::hold`] and
+    /// [`Install::conditions`] always says this; one that does not is never told to hold.
+    #[n(24)]
+    pub waits: Option<Waits>,
+}
+
+/// A fact about a device under a short name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Attribute<'a> {
+    /// Names and values of all together: at most [`crate::limits::ATTRIBUTES_TEXT_BYTES_MAX`]
+    /// bytes.
+    #[b(0)]
+    pub name: &'a str,
+    /// What it is.
+    #[b(1)]
+    pub value: &'a str,
+}
+
+/// A number under a short name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Metric<'a> {
+    /// Names of all together: at most [`crate::limits::METRICS_NAME_BYTES_MAX`] bytes.
+    #[b(0)]
+    pub name: &'a str,
+    /// What was measured.
+    #[n(1)]
+    pub value: i32,
+}
+
+/// Why a device does not install now what it was ordered to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Waits {
+    /// For nothing.
+    #[n(0)]
+    Nothing,
+    /// For its battery.
+    #[n(1)]
+    Battery,
+    /// For a better signal.
+    #[n(2)]
+    Signal,
+    /// Until it is idle.
+    #[n(3)]
+    Busy,
+    /// For its user to say yes.
+    #[n(4)]
+    Consent,
+    /// Its user said later.
+    #[n(5)]
+    Postponed,
+    /// For the install window: it was told to hold.
+    #[n(6)]
+    Window,
 }
 
 /// How much memory a device has for applying a patch (numbered as in
@@ -401,6 +465,31 @@ pub struct Install<'a> {
     /// A shorter way to the same image, for a device that said it can go it.
     #[n(9)]
     pub patch: Option<Patch>,
+    /// Download and prove it, and do not activate it yet: the answer that no longer says so comes
+    /// when the install window opens.
+    #[n(10)]
+    pub hold: Option<bool>,
+    /// What must hold on the device before it activates.
+    #[n(11)]
+    pub conditions: Option<Conditions>,
+}
+
+/// What a device asks itself before it activates an image; what is absent asks nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Conditions {
+    /// Battery of at least so many percent.
+    #[n(0)]
+    pub battery_min: Option<u8>,
+    /// Signal of at least so many dBm.
+    #[n(1)]
+    pub rssi_min: Option<i8>,
+    /// Only while it has nothing else to do.
+    #[n(2)]
+    pub idle: Option<bool>,
+    /// Only once its user has said yes.
+    #[n(3)]
+    pub consent: Option<bool>,
 }
 
 /// A patch that makes the image out of the one that runs, or out of nothing. Nothing vouches for
@@ -433,7 +522,10 @@ pub struct Rollback<'a> {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::limits::{CHECK_IN_BYTES_MAX, DEVICE_ID_BYTES_MAX, REASON_BYTES_MAX};
+    use crate::limits::{
+        ATTRIBUTES_TEXT_BYTES_MAX, CHECK_IN_BYTES_MAX, DEVICE_ID_BYTES_MAX, METRICS_NAME_BYTES_MAX,
+        REASON_BYTES_MAX,
+    };
     use std::vec;
 
     fn longest<'a>(id: &'a str, text: &'a str, reason: &'a str) -> CheckIn<'a> {
@@ -493,7 +585,41 @@ mod tests {
                 root: elf,
             }),
             patches: Some(PatchProfile::Default),
+            // 64 bytes of text: two long values, two short ones.
+            attributes: Some(list([("tz", 30), ("site", 24), ("a", 1), ("b", 1)].map(
+                |(name, bytes)| Attribute {
+                    name,
+                    value: &text[..bytes],
+                },
+            ))),
+            metrics: Some(list(["heap", "rssi", "temp", "errs", "boot", "wifi"].map(
+                |name| Metric {
+                    name,
+                    value: i32::MIN,
+                },
+            ))),
+            waits: Some(Waits::Window),
         }
+    }
+
+    fn list<T: core::fmt::Debug, const N: usize>(values: [T; N]) -> List<T, N> {
+        let mut list = List::new();
+        for value in values {
+            list.push(value).expect("fits");
+        }
+        list
+    }
+
+    #[test]
+    fn the_longest_attributes_and_metrics_are_as_long_as_allowed() {
+        let (id, text) = ("i".repeat(DEVICE_ID_BYTES_MAX), "v".repeat(32));
+        let check_in = longest(&id, &text, "");
+        let attributes = check_in.attributes.expect("given");
+        let text_bytes = attributes.iter().map(|it| it.name.len() + it.value.len());
+        assert_eq!(text_bytes.sum::<usize>(), ATTRIBUTES_TEXT_BYTES_MAX);
+        let metrics = check_in.metrics.expect("given");
+        let name_bytes = metrics.iter().map(|metric| metric.name.len());
+        assert_eq!(name_bytes.sum::<usize>(), METRICS_NAME_BYTES_MAX);
     }
 
     #[test]
@@ -524,6 +650,13 @@ mod tests {
             patch: Some(Patch {
                 sha256: Sha256([5; 32]),
                 bytes: 2144,
+            }),
+            hold: Some(true),
+            conditions: Some(Conditions {
+                battery_min: Some(40),
+                rssi_min: Some(-75),
+                idle: Some(true),
+                consent: None,
             }),
         };
         let answer = Answer {

@@ -58,3 +58,12 @@ pub const CHALLENGE_BYTES: usize = 8;
 pub const ENROLMENT_KEY_ID_BYTES: usize = 8;
 /// Hashes in a proof of the release log: enough for 2^26 releases, and the proof fits an object.
 pub const LOG_PROOF_HASHES_MAX: usize = 28;
+/// Attributes in one check-in: a time zone, and three of the application.
+pub const ATTRIBUTES_MAX: usize = 4;
+/// Names and values of all attributes of a check-in together, bytes: the longest IANA time zone in
+/// common use, `America/Argentina/Buenos_Aires`, with room for three short ones.
+pub const ATTRIBUTES_TEXT_BYTES_MAX: usize = 64;
+/// Metrics in one check-in.
+pub const METRICS_MAX: usize = 6;
+/// Names of all metrics of a check-in together, bytes: six of four letters.
+pub const METRICS_NAME_BYTES_MAX: usize = 24;

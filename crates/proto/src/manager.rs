@@ -4,13 +4,21 @@
 
 mod deltas;
 mod device_identity;
+mod plan;
 mod signing;
 
 pub use deltas::{Delta, DeltaProfile, DeltaRequest};
+pub use plan::{
+    Canary, Conditions, Gates, Limits, Percent, Retries, RolloutPlan, RuleVerdict, Schedule, Span,
+    Timeouts, Wave, Why, WhyRollout, WhyRule,
+};
+
 pub use signing::{
     LogEntry, ProductSigning, ProductSigningRequest, Root, RootKey, SeenHead, SignedRelease,
     Thresholds,
 };
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -154,6 +162,15 @@ pub struct Device {
     pub rollback: Option<RollbackOrder>,
     /// Releases that are never offered to it again (version text).
     pub blocked: Vec<String>,
+    /// What operators said of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// What it says of itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+    /// What its application measured last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, i32>,
     /// Version of the root that it trusts: 0 while it waits for a first one; absent where it
     /// takes unsigned answers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -301,6 +318,9 @@ pub struct RolloutRequest {
     /// The same key twice gives the same rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// Waves, gates, limits; absent: to all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<RolloutPlan>,
 }
 
 /// Answer of `POST /api/v1/rollouts/preview`, same body as the real one.
@@ -310,8 +330,26 @@ pub struct Preview {
     pub matched: u64,
     /// Of those, how many are online now.
     pub online: u64,
-    /// Devices named but left out, and why.
+    /// Devices named but left out, and why: at most 1,000 of them by name.
     pub excluded: Vec<Excluded>,
+    /// All that are left out, by reason, most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<ReasonCount>,
+    /// The whole plan as one sentence.
+    #[serde(default)]
+    pub sentence: String,
+}
+
+/// Devices left out for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReasonCount {
+    /// Why, e.g. `incompatible_chip`.
+    pub reason: String,
+    /// What of the device is in the way, where it is one word, e.g. `esp32s3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
+    /// Devices.
+    pub devices: u64,
 }
 
 /// A rollout and its counts.
@@ -342,6 +380,60 @@ pub struct Rollout {
     /// Bytes that devices which updated by a patch were sent less than without one.
     #[serde(default)]
     pub spared_bytes: i64,
+    /// The whole plan as one sentence.
+    #[serde(default)]
+    pub sentence: String,
+    /// The plan as given; absent where it is to all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<RolloutPlan>,
+    /// Where it stands in its waves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<WaveStatus>,
+    /// Who started it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub created_by: String,
+    /// Who approved it, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+    /// Devices ordered back because it breached a gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackCounts>,
+}
+
+/// Where a rollout stands in its waves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WaveStatus {
+    /// Number of the wave, from 1.
+    pub number: u32,
+    /// Number of waves.
+    pub of: u32,
+    /// Whom it reaches, e.g. `25 %`.
+    pub reaches: String,
+    /// When it began.
+    pub since: i64,
+    /// Devices known that it reaches for the first time, once they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<u64>,
+    /// Devices of it that started.
+    pub started: u64,
+    /// Devices of it that are proven healthy.
+    pub healthy: u64,
+    /// What it waits for, as a sentence.
+    pub waits_for: String,
+    /// When that may be, where only time is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<i64>,
+}
+
+/// Devices ordered back by the rollout itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackCounts {
+    /// Not seen off the release yet.
+    pub standing: u64,
+    /// Seen on their earlier image: proven.
+    pub proven: u64,
+    /// Had nothing to go back to.
+    pub refused: u64,
 }
 
 /// State of a rollout.
@@ -425,6 +517,42 @@ pub struct Group {
     pub name: String,
     /// Devices in it, sorted.
     pub devices: Vec<String>,
+    /// Devices of which this holds are in it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Bytes that may go to it each second, on average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+}
+
+/// Body of `POST /api/v1/groups/{name}/rule`: what the group is besides its list of devices. What
+/// is left out is taken away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GroupRule {
+    /// Devices of which this holds are in it too, whenever they come.
+    pub filter: Option<String>,
+    /// Bytes that may go to it each second, on average.
+    pub bytes_per_s: Option<u64>,
+}
+
+/// Body of `POST /api/v1/devices/{id}/tags`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TagsRequest {
+    /// Tags to set; the device need not have been seen yet.
+    pub set: BTreeMap<String, String>,
+    /// Tags to take away.
+    pub remove: Vec<String>,
+}
+
+/// The tags of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceTags {
+    /// The device.
+    pub device: String,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// Body of `POST /api/v1/groups`.

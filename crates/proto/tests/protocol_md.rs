@@ -66,6 +66,9 @@ fn idle() -> CheckIn<'static> {
         challenge: None,
         log: None,
         patches: None,
+        attributes: None,
+        metrics: None,
+        waits: None,
     }
 }
 
@@ -81,6 +84,8 @@ fn install() -> Answer<'static> {
         release: None,
         artifact: None,
         patch: None,
+        hold: None,
+        conditions: None,
     };
     let order = Order {
         id: 42,

@@ -23,11 +23,14 @@ use crate::{
         model::{Plan, Report},
         step::Decision,
     },
+    service::advance,
     store::{Store, StoreError, Tx},
 };
 
 /// How long sightings and byte counts wait before they are written together.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long a rollout that was found full is taken to be: a place stays free so long at most.
+const FULL_MS: i64 = 1000;
 
 /// See the module.
 #[derive(Default)]
@@ -36,6 +39,9 @@ pub struct Fleet {
     generation: AtomicI64,
     plan: Mutex<Arc<Plan>>,
     quiet: Mutex<HashMap<String, Quiet>>,
+    /// Rollouts that were found full, and until when they are taken to be: of the devices that
+    /// wait for a place one a moment asks the database, not all of them.
+    full: Mutex<HashMap<i64, i64>>,
     pending: Mutex<Pending>,
     seeds: RandomState,
 }
@@ -45,7 +51,22 @@ struct Quiet {
     fingerprint: u64,
     generation: i64,
     retry_after_s: u32,
-    holds_until: Option<i64>,
+    /// When a rule may say something else by itself.
+    valid_until: Option<i64>,
+    /// The rollout whose limits hold the device.
+    limited: Option<i64>,
+}
+
+impl Quiet {
+    /// The device comes no later than the rule that holds it changes.
+    fn retry_after_s(&self, now: i64) -> u32 {
+        let left_ms = self.valid_until.map(|until| (until - now).max(0));
+        let left_s = left_ms.map(|ms| u32::try_from(ms / 1000 + 1).unwrap_or(u32::MAX));
+        match (self.limited, left_s) {
+            (None, Some(left_s)) => self.retry_after_s.min(left_s),
+            _ => self.retry_after_s,
+        }
+    }
 }
 
 /// What is to be written with the next flush.
@@ -70,8 +91,9 @@ impl Fleet {
         let last = quiet.get(report.device.as_str())?;
         let holds = last.fingerprint == fingerprint
             && last.generation == self.generation.load(Ordering::Acquire)
-            && last.holds_until.is_none_or(|until| now < until);
-        let (retry_after_s, holds_until) = (last.retry_after_s, last.holds_until);
+            && self.still_holds(last, now);
+        let retry_after_s = last.retry_after_s(now);
+        let (valid_until, limited) = (last.valid_until, last.limited);
         drop(quiet);
         if !holds {
             return None;
@@ -81,12 +103,26 @@ impl Fleet {
             retry_after_s,
             acknowledged: None,
             order: None,
-            holds_until,
+            valid_until,
+            limited,
         })
     }
 
+    /// Whether nothing that time or others change can have changed the answer.
+    fn still_holds(&self, last: &Quiet, now: i64) -> bool {
+        match last.limited {
+            Some(rollout) => lock(&self.full)
+                .get(&rollout)
+                .is_some_and(|until| now < *until),
+            None => last.valid_until.is_none_or(|until| now < until),
+        }
+    }
+
     /// Keeps the answer where it was "nothing for you"; forgets an earlier one otherwise.
-    pub fn remember(&self, report: &Report, decision: &Decision, generation: i64) {
+    pub fn remember(&self, report: &Report, decision: &Decision, generation: i64, now: i64) {
+        if let Some(rollout) = decision.limited {
+            lock(&self.full).insert(rollout, now + FULL_MS);
+        }
         let is_quiet = decision.order.is_none()
             && report.outcome.is_none()
             && report.progress.is_none()
@@ -100,7 +136,8 @@ impl Fleet {
             fingerprint: self.fingerprint(report),
             generation,
             retry_after_s: decision.retry_after_s,
-            holds_until: decision.holds_until,
+            valid_until: decision.valid_until,
+            limited: decision.limited,
         };
         quiet.insert(report.device.to_string(), last);
     }
@@ -127,8 +164,12 @@ impl Fleet {
             reset,
             trust,
             patches,
+            attributes,
+            metrics,
+            waits,
             ..
         } = report;
+        (attributes, metrics, waits).hash(&mut hasher);
         (protocol, chip, chip_revision, elf, version, project).hash(&mut hasher);
         (confirmed, slot, rollback_slot, reset, trust, patches).hash(&mut hasher);
         for held in slots {
@@ -252,6 +293,9 @@ pub async fn run(state: AppState) {
         }
         if ended {
             return;
+        }
+        if let Err(error) = advance::tick(&state).await {
+            tracing::error!(%error, "waves and timeouts wait for the database");
         }
     }
 }

@@ -52,6 +52,9 @@ pub struct Config {
     pub legacy_allow: Vec<fota_proto::DeviceId>,
     /// Seconds between check-ins that devices are told.
     pub poll_s: u32,
+    /// Bytes of images that all rollouts together may send each second, on average; no budget if
+    /// absent.
+    pub bandwidth_budget: Option<u64>,
     /// The operator's token; made at the first start and kept in `data/operator-token` if absent.
     pub operator_token: Option<String>,
     /// File with the key that signs answers, PKCS#8 PEM; made at the first start and kept in
@@ -91,6 +94,7 @@ impl Config {
             device_auth: DeviceAuth::default(),
             legacy_allow: Vec::new(),
             poll_s: 60,
+            bandwidth_budget: None,
             operator_token: None,
             online_key: None,
             allow_unsigned: true,
@@ -306,6 +310,12 @@ fn check(config: &Config) -> Result<(), StartError> {
             reason: reason.to_owned(),
         })
     };
+    if config.bandwidth_budget == Some(0) {
+        return setting(
+            "bandwidth budget",
+            "is 0, which would start nothing: leave it out",
+        );
+    }
     if config.poll_s == 0 {
         return setting("poll_s", "is 0: give at least 1 second between check-ins");
     }

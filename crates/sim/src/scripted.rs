@@ -239,6 +239,8 @@ impl ScriptedServer {
                 .patches
                 .and(artifact.patch.as_ref())
                 .map(|offer| offer.patch),
+            hold: None,
+            conditions: None,
             artifact: artifact
                 .signed
                 .as_ref()

@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | idle | an install order | at once |
 //! | downloading | the last byte, an answer without this order | bytes ÷ link, longer by a power cut |
-//! | downloaded | an answer with this order that does not hold it back | – |
+//! | downloaded | an answer with this order that does not hold it back | its reset |
 //! | trial | the self-test | seconds; the fate of the image decides |
 
 use std::{cmp::Reverse, collections::BinaryHeap};
@@ -19,8 +19,8 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use fota_proto::{
     FailureCode, Sha256,
     checkin::{
-        self, Action, Answer, CheckIn, End, Install, Outcome, Phase, Progress, ResetReason,
-        Running, SlotReport, SlotState,
+        self, Action, Answer, Attribute, CheckIn, End, Install, Outcome, Phase, Progress,
+        ResetReason, Running, SlotReport, SlotState, Waits,
     },
     limits::CHECK_IN_BYTES_MAX,
     list::List,
@@ -134,6 +134,8 @@ pub struct VirtualDevice {
     /// Whether it never comes.
     pub is_gone: bool,
     rejected: bool,
+    /// Why it does not install now.
+    waits: Waits,
     state: State,
     outcome: Option<(u64, End)>,
     reset: ResetReason,
@@ -260,6 +262,7 @@ impl VirtualDevice {
             other: None,
             is_gone,
             rejected: false,
+            waits: Waits::Nothing,
             state: State::Idle,
             outcome: None,
             reset: ResetReason::PowerOn,
@@ -336,6 +339,12 @@ impl VirtualDevice {
         ] {
             slots.push(report).expect("two fit");
         }
+        let mut attributes = List::new();
+        let zone = Attribute {
+            name: "tz",
+            value: self.zone,
+        };
+        attributes.push(zone).expect("one fits");
         let message = CheckIn {
             protocol: checkin::VERSION,
             device: &self.id,
@@ -368,6 +377,9 @@ impl VirtualDevice {
             challenge: None,
             log: None,
             patches: None,
+            attributes: Some(attributes),
+            metrics: None,
+            waits: Some(self.waits),
         };
         checkin::encode(&message, buffer).expect("a check-in of short texts fits")
     }
@@ -417,7 +429,14 @@ impl VirtualDevice {
                 (Some(Happened::WentBack), now + BOOT_MS)
             }
             (_, State::Trial { until, .. }) => (None, *until),
+            (Some((id, Action::Install(install))), State::Downloaded(job))
+                if job.order == id && install.hold == Some(true) =>
+            {
+                self.waits = Waits::Window;
+                (None, later)
+            }
             (Some((id, Action::Install(_))), State::Downloaded(job)) if job.order == id => {
+                self.waits = Waits::Nothing;
                 let version = job.image.version.clone();
                 let crashes = self.crashes(&version, world, bad);
                 (Some(Happened::Activated), self.activate(now, id, crashes))
@@ -431,6 +450,7 @@ impl VirtualDevice {
             (_, State::Idle) => (None, later),
             // No order, or another: this one does not stand any more.
             _ => {
+                self.waits = Waits::Nothing;
                 self.state = State::Idle;
                 (Some(Happened::Dropped), later)
             }
@@ -566,6 +586,8 @@ mod tests {
                 release: None,
                 artifact: None,
                 patch: None,
+                hold: None,
+                conditions: None,
             }),
         };
         let is_offered =

@@ -65,6 +65,7 @@ pub fn request(release: &Release, to: Vec<String>, options: &RolloutOptions) -> 
             .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
         allow_product_change: options.allow_product_change,
         idempotency_key: Some(format!("cli-{:x}-{:x}", now_ms(), std::process::id())),
+        plan: None,
     }
 }
 

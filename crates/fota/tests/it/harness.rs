@@ -452,5 +452,8 @@ pub fn check_in<'a>(id: &'a str, outcome: Option<Outcome<'a>>) -> CheckIn<'a> {
         challenge: None,
         log: None,
         patches: None,
+        attributes: None,
+        metrics: None,
+        waits: None,
     }
 }

@@ -1,5 +1,7 @@
 //! `POST /d/v1/check-in`: CBOR in, plain or sealed, CBOR out; see `docs/protocol.md`.
 
+use std::collections::BTreeMap;
+
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -10,8 +12,8 @@ use fota_proto::{
     DeviceId, FailureCode,
     checkin::{self, Action, Answer, CheckIn, Install, Patch, Rollback, Running},
     limits::{
-        CHALLENGE_BYTES, CHECK_IN_BYTES_MAX, PROJECT_BYTES_MAX, REASON_BYTES_MAX, SEALED_BYTES_MAX,
-        VERSION_BYTES_MAX,
+        ATTRIBUTES_TEXT_BYTES_MAX, CHALLENGE_BYTES, CHECK_IN_BYTES_MAX, METRICS_NAME_BYTES_MAX,
+        PROJECT_BYTES_MAX, REASON_BYTES_MAX, SEALED_BYTES_MAX, VERSION_BYTES_MAX,
     },
     signed::Sealed,
 };
@@ -85,7 +87,8 @@ const NOT_TAKEN: Decision = Decision {
     retry_after_s: 0,
     acknowledged: None,
     order: None,
-    holds_until: None,
+    valid_until: None,
+    limited: None,
 };
 
 /// The seal around a check-in; none around a plain one, which must be as short as one.
@@ -178,6 +181,9 @@ fn report(message: &CheckIn) -> Result<Report, Refusal> {
         reset: Some(message.reset),
         trust: trust(message)?,
         patches: message.patches,
+        attributes: attributes(message)?,
+        metrics: metrics(message)?,
+        waits: message.waits,
     })
 }
 
@@ -195,6 +201,40 @@ fn trust(message: &CheckIn) -> Result<Trust, Refusal> {
         epoch: message.epoch,
         log: message.log,
     })
+}
+
+fn attributes(message: &CheckIn) -> Result<BTreeMap<String, String>, Refusal> {
+    let given = message.attributes.as_deref().unwrap_or_default();
+    let texts = given.iter().flat_map(|it| [it.name, it.value]);
+    short("attributes", texts, ATTRIBUTES_TEXT_BYTES_MAX)?;
+    let pairs = given
+        .iter()
+        .map(|it| (it.name.to_owned(), it.value.to_owned()));
+    Ok(pairs.collect())
+}
+
+fn metrics(message: &CheckIn) -> Result<BTreeMap<String, i32>, Refusal> {
+    let given = message.metrics.as_deref().unwrap_or_default();
+    let names = given.iter().map(|metric| metric.name);
+    short("metrics", names, METRICS_NAME_BYTES_MAX)?;
+    let pairs = given
+        .iter()
+        .map(|metric| (metric.name.to_owned(), metric.value));
+    Ok(pairs.collect())
+}
+
+/// Texts that together have at most `max` bytes.
+fn short<'t>(field: &str, texts: impl Iterator<Item = &'t str>, max: usize) -> Result<(), Refusal> {
+    let mut bytes = 0;
+    for part in texts {
+        text(field, part, max)?;
+        bytes += part.len();
+    }
+    if bytes > max {
+        let detail = format!("{field} have {bytes} bytes of text; at most {max} are taken");
+        return Err(Refusal::field(field, detail));
+    }
+    Ok(())
 }
 
 /// A text of the protocol: short, and nothing that could change a terminal or a log line.
@@ -271,6 +311,8 @@ async fn wire_order<'o>(
             release,
             trial_deadline_s,
             patch,
+            hold,
+            conditions,
         } => {
             let Some(release) = plan.releases.get(release) else {
                 return Ok(None);
@@ -278,7 +320,11 @@ async fn wire_order<'o>(
             let install = install(state, release, message, (*trial_deadline_s, *patch)).await?;
             install.map(|install| checkin::Order {
                 id: *id,
-                action: Action::Install(install),
+                action: Action::Install(Install {
+                    hold: hold.then_some(true),
+                    conditions: *conditions,
+                    ..install
+                }),
             })
         }
         Order::Rollback { id, order } => order.leave_elf.map(|leave| checkin::Order {
@@ -320,6 +366,8 @@ async fn install<'r>(
         artifact: signed.map(|signed| signed.artifact),
         // What comes out of it is proven by the index of the signed release alone.
         patch: patch.filter(|_| signed.is_some()),
+        hold: None,
+        conditions: None,
     }))
 }
 

@@ -1,5 +1,5 @@
 use axum::{Json, extract::State};
-use fota_proto::manager::{Device, Event, Page, Problem};
+use fota_proto::manager::{Device, Event, Page, Problem, Why};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -13,7 +13,7 @@ use crate::{
     auth::{By, Record},
     domain::model::NewEvent,
     service::{
-        commit_by,
+        self, commit_by,
         rollouts::{device_id, find_release},
         view,
     },
@@ -103,6 +103,18 @@ async fn read(state: &AppState, id: &str) -> Result<Device, Refusal> {
     let device = found.ok_or_else(|| Refusal::not_found(format!("device {id:?}")).of("id"))?;
     let plan = state.fleet.plan(&mut tx).await?;
     Ok(view::device(state, &mut tx, &plan, &device).await?)
+}
+
+/// Why a device gets, or does not get, an order now: every rule, and which one holds it.
+#[utoipa::path(get, path = "/api/v1/devices/{id}/why", tag = "devices",
+    params(("id" = String, Path, description = "Device id")),
+    responses((status = 200, body = Why), (status = 404, body = Problem)))]
+pub async fn why(
+    State(state): State<AppState>,
+    Segment(id): Segment,
+) -> Result<Json<Why>, Refusal> {
+    let id = device_id("id", &id)?;
+    service::why::why(&state, id.as_str()).await.map(Json)
 }
 
 /// The history of a device, oldest first.

@@ -2,7 +2,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use fota_proto::{
     DeviceId,
     limits::TARGETS_MAX,
-    manager::{Group, GroupDevices, GroupRequest, Page, Problem},
+    manager::{Group, GroupDevices, GroupRequest, GroupRule, Page, Problem},
 };
 
 use super::{
@@ -13,7 +13,10 @@ use super::{
 use crate::{
     AppState,
     auth::{By, Record},
-    domain::model::NewEvent,
+    domain::{
+        filter::FilterError,
+        model::{self, NewEvent},
+    },
     service::{commit_by, rollouts::device_id, view},
     store::Tx,
 };
@@ -27,7 +30,9 @@ pub async fn list(
 ) -> Result<Json<Page<Group>>, Refusal> {
     let limit = limit(query.limit)?;
     let after = query.after.unwrap_or_default();
-    let groups = view::groups(&mut state.store.read().await?).await?;
+    let mut tx = state.store.read().await?;
+    let plan = state.fleet.plan(&mut tx).await?;
+    let groups = view::groups(&mut tx, &plan).await?;
     let behind = groups.into_iter().filter(|group| group.name > after);
     let items = behind.take(limit as usize).collect();
     Ok(Json(page(items, limit, |group: &Group| group.name.clone())))
@@ -51,6 +56,8 @@ pub async fn create(
     let group = Group {
         name: name.to_string(),
         devices: Vec::new(),
+        filter: None,
+        bytes_per_s: None,
     };
     Ok((StatusCode::CREATED, Json(group)))
 }
@@ -81,12 +88,54 @@ pub async fn add_devices(
         tx.add_to_group(name.as_str(), device.as_str()).await?;
     }
     let text = format!("{name}: {} devices added", devices.len());
-    let members = tx.group_members(name.as_str()).await?;
     record(&state, tx, &by, &name, ("group.changed", text)).await?;
-    Ok(Json(Group {
+    shown(&state, name.as_str()).await
+}
+
+async fn shown(state: &AppState, name: &str) -> Result<Json<Group>, Refusal> {
+    let mut tx = state.store.read().await?;
+    let plan = state.fleet.plan(&mut tx).await?;
+    let groups = view::groups(&mut tx, &plan).await?;
+    let found = groups.into_iter().find(|group| group.name == name);
+    found
+        .map(Json)
+        .ok_or_else(|| Refusal::not_found(format!("group {name:?}")).of("name"))
+}
+
+/// Says what the group is besides its list of devices: a filter, a budget of bytes. What is left
+/// out is taken away.
+#[utoipa::path(post, path = "/api/v1/groups/{name}/rule", tag = "groups",
+    params(("name" = String, Path, description = "Group")), request_body = GroupRule,
+    responses((status = 200, body = Group), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub async fn set_rule(
+    State(state): State<AppState>,
+    by: By,
+    Segment(name): Segment,
+    JsonBody(body): JsonBody<GroupRule>,
+) -> Result<Json<Group>, Refusal> {
+    let name = device_id("name", &name)?;
+    if body.bytes_per_s == Some(0) {
+        let detail = "bytes_per_s is 0, which would start nothing: leave it out";
+        return Err(Refusal::field("bytes_per_s", detail));
+    }
+    let filter = body.filter.as_deref().map(str::parse).transpose();
+    let filter =
+        filter.map_err(|error: FilterError| Refusal::field("filter", error.to_string()))?;
+    let mut tx = state.store.write().await?;
+    require(tx.group_exists(name.as_str()).await?, name.as_str())?;
+    let rule = model::GroupRule {
         name: name.to_string(),
-        devices: members,
-    }))
+        filter,
+        bytes_per_s: body.bytes_per_s,
+    };
+    tx.set_group_rule(&rule).await?;
+    let filter = body.filter.as_deref().unwrap_or("no filter");
+    let text = match body.bytes_per_s {
+        Some(bytes) => format!("{name}: {filter}, {bytes} bytes a second"),
+        None => format!("{name}: {filter}"),
+    };
+    record(&state, tx, &by, &name, ("group.changed", text)).await?;
+    shown(&state, name.as_str()).await
 }
 
 /// Removes a group; its devices stay. Refused while a rollout is aimed at it.

@@ -24,6 +24,7 @@ pub mod rollbacks;
 pub mod rollouts;
 pub mod roots;
 pub mod session;
+pub mod tags;
 pub mod tokens;
 pub mod users;
 
@@ -83,7 +84,9 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/api/v1/devices", VIEWER),
     ("GET", "/api/v1/devices/{id}", VIEWER),
     ("GET", "/api/v1/devices/{id}/events", VIEWER),
+    ("GET", "/api/v1/devices/{id}/why", VIEWER),
     ("POST", "/api/v1/devices/{id}/unblock", OPERATOR),
+    ("POST", "/api/v1/devices/{id}/tags", OPERATOR),
     ("GET", "/api/v1/devices/{id}/credentials", VIEWER),
     ("POST", "/api/v1/devices/{id}/credentials", OPERATOR),
     ("DELETE", "/api/v1/devices/{id}/credentials", OPERATOR),
@@ -101,6 +104,7 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/groups", OPERATOR),
     ("DELETE", "/api/v1/groups/{name}", OPERATOR),
     ("POST", "/api/v1/groups/{name}/devices", OPERATOR),
+    ("POST", "/api/v1/groups/{name}/rule", OPERATOR),
     ("DELETE", "/api/v1/groups/{name}/devices/{id}", OPERATOR),
     ("POST", "/api/v1/rollouts/preview", VIEWER),
     ("GET", "/api/v1/rollouts", VIEWER),
@@ -110,6 +114,8 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/rollouts/{id}/resume", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/abort", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/retry", OPERATOR),
+    ("POST", "/api/v1/rollouts/{id}/promote", OPERATOR),
+    ("POST", "/api/v1/rollouts/{id}/approve", OPERATOR),
     ("POST", "/api/v1/rollbacks", OPERATOR),
     ("GET", "/api/v1/roots", VIEWER),
     ("POST", "/api/v1/roots", ADMIN),
@@ -239,10 +245,13 @@ fn manager() -> Router<AppState> {
         .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/devices/{id}", get(devices::show))
         .route("/api/v1/devices/{id}/events", get(devices::events))
+        .route("/api/v1/devices/{id}/why", get(devices::why))
         .route("/api/v1/devices/{id}/unblock", post(devices::unblock))
+        .route("/api/v1/devices/{id}/tags", post(tags::change))
         .route("/api/v1/groups", get(groups::list).post(groups::create))
         .route("/api/v1/groups/{name}", delete(groups::remove))
         .route("/api/v1/groups/{name}/devices", post(groups::add_devices))
+        .route("/api/v1/groups/{name}/rule", post(groups::set_rule))
         .route(
             "/api/v1/groups/{name}/devices/{id}",
             delete(groups::remove_device),
@@ -257,6 +266,8 @@ fn manager() -> Router<AppState> {
         .route("/api/v1/rollouts/{id}/resume", post(rollouts::resume))
         .route("/api/v1/rollouts/{id}/abort", post(rollouts::abort))
         .route("/api/v1/rollouts/{id}/retry", post(rollouts::retry))
+        .route("/api/v1/rollouts/{id}/promote", post(rollouts::promote))
+        .route("/api/v1/rollouts/{id}/approve", post(rollouts::approve))
         .route("/api/v1/rollbacks", post(rollbacks::request))
         .route("/api/v1/roots", get(roots::list).post(roots::add))
         .route("/api/v1/roots/current", get(roots::current))

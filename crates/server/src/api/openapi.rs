@@ -8,7 +8,8 @@ use utoipa::{
 
 use super::{
     audit, blobs, checkin, credentials, deltas, devices, enrol, enrolment_keys, events, fleet,
-    groups, health, log, products, releases, rollbacks, rollouts, roots, session, tokens, users,
+    groups, health, log, products, releases, rollbacks, rollouts, roots, session, tags, tokens,
+    users,
 };
 
 #[derive(OpenApi)]
@@ -20,13 +21,14 @@ use super::{
         fleet::server, fleet::summary,
         releases::upload, releases::list, releases::show, releases::image, releases::yank,
         deltas::list, deltas::build,
-        devices::list, devices::show, devices::events, devices::unblock,
+        devices::list, devices::show, devices::events, devices::why, devices::unblock, tags::change,
         credentials::list, credentials::provision, credentials::revoke_all, credentials::revoke,
         credentials::allow_re_enrolment, credentials::claim,
         enrolment_keys::list, enrolment_keys::create, enrolment_keys::revoke,
         groups::list, groups::create, groups::remove, groups::add_devices, groups::remove_device,
+        groups::set_rule,
         rollouts::preview, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
-        rollouts::resume, rollouts::abort, rollouts::retry,
+        rollouts::resume, rollouts::abort, rollouts::retry, rollouts::promote, rollouts::approve,
         roots::add, roots::list, roots::current, roots::download,
         products::signing, products::set_signing,
         log::head, log::proof, log::consistency, log::list,

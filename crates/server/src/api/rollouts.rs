@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use axum::{Json, extract::State, http::StatusCode};
 use fota_proto::manager::{
     Page, Preview, Problem, ReasonBody, Rollout, RolloutDetail, RolloutRequest,
@@ -13,6 +15,8 @@ use crate::{
     auth::By,
     domain::model::{self, Standing},
     service::{
+        population::members,
+        preview,
         rollouts::{self, Command},
         view,
     },
@@ -28,7 +32,7 @@ pub async fn preview(
     State(state): State<AppState>,
     JsonBody(request): JsonBody<RolloutRequest>,
 ) -> Result<Json<Preview>, Refusal> {
-    rollouts::preview(&state, &request).await.map(Json)
+    preview::preview(&state, &request).await.map(Json)
 }
 
 /// Starts a rollout.
@@ -48,7 +52,7 @@ pub async fn start(
 async fn shown(state: &AppState, rollout: &model::Rollout) -> Result<Rollout, Refusal> {
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    Ok(view::rollout(&mut tx, &plan, rollout).await?)
+    Ok(view::rollout(state, &mut tx, &plan, rollout).await?)
 }
 
 /// Rollouts, newest first.
@@ -65,7 +69,7 @@ pub async fn list(
     let plan = state.fleet.plan(&mut tx).await?;
     let mut items = Vec::new();
     for rollout in tx.rollouts_page(before, limit).await? {
-        items.push(view::rollout(&mut tx, &plan, &rollout).await?);
+        items.push(view::rollout(&state, &mut tx, &plan, &rollout).await?);
     }
     Ok(Json(page(items, limit, |rollout: &Rollout| {
         rollout.id.to_string()
@@ -92,15 +96,18 @@ pub async fn show(
         .map(|stored| view::attempt(&plan, stored))
         .collect();
     if matches!(rollout.standing, Standing::Active | Standing::Paused) {
-        let mut names = tx.named_devices(&rollout.target).await?;
-        for attempt in &stored {
-            names.remove(&attempt.device);
-        }
+        let filter = rollout.plan.filter.as_ref();
+        let members = members(&mut tx, &plan, &rollout.target, filter).await?;
+        let begun: BTreeSet<&str> = stored.iter().map(|it| it.device.as_str()).collect();
         let room = ATTEMPTS_MAX.saturating_sub(attempts.len());
-        let waiting = names.into_iter().take(room);
+        let waiting = members
+            .into_iter()
+            .map(|member| member.id)
+            .filter(|id| !begun.contains(id.as_str()))
+            .take(room);
         attempts.extend(waiting.map(|name| view::waiting(&plan, &rollout, name)));
     }
-    let rollout = view::rollout(&mut tx, &plan, &rollout).await?;
+    let rollout = view::rollout(&state, &mut tx, &plan, &rollout).await?;
     Ok(Json(RolloutDetail { rollout, attempts }))
 }
 
@@ -154,6 +161,32 @@ pub async fn retry(
     body: JsonOrNothing<ReasonBody>,
 ) -> Result<Json<Rollout>, Refusal> {
     command(state, by, id, Command::Retry, body).await
+}
+
+/// Goes on to the next wave, whatever its gates say.
+#[utoipa::path(post, path = "/api/v1/rollouts/{id}/promote", tag = "rollouts",
+    params(("id" = String, Path, description = "42 or r-42")), request_body = ReasonBody,
+    responses((status = 200, body = Rollout), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn promote(
+    state: State<AppState>,
+    by: By,
+    id: Segment,
+    body: JsonOrNothing<ReasonBody>,
+) -> Result<Json<Rollout>, Refusal> {
+    command(state, by, id, Command::Promote, body).await
+}
+
+/// Lets a rollout begin whose plan asks for a second person; not for who started it.
+#[utoipa::path(post, path = "/api/v1/rollouts/{id}/approve", tag = "rollouts",
+    params(("id" = String, Path, description = "42 or r-42")), request_body = ReasonBody,
+    responses((status = 200, body = Rollout), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn approve(
+    state: State<AppState>,
+    by: By,
+    id: Segment,
+    body: JsonOrNothing<ReasonBody>,
+) -> Result<Json<Rollout>, Refusal> {
+    command(state, by, id, Command::Approve, body).await
 }
 
 async fn command(

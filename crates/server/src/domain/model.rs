@@ -9,14 +9,17 @@ use std::{
 
 use fota_proto::{
     AttemptState, DeviceId, FailureCode, Sha256,
-    checkin::{End, PatchProfile, Phase, ResetReason, SlotState},
+    checkin::{End, PatchProfile, Phase, ResetReason, SlotState, Waits},
     limits::HEAD_BYTES,
     log::LogHead,
 };
 
 use super::{
     delta::{Delta, Offered},
+    filter::{Field, Filter, Traits},
+    fit::chip_name,
     log::Tree,
+    plan::RolloutPlan,
 };
 
 /// The language a device speaks.
@@ -26,6 +29,16 @@ pub enum Protocol {
     Native,
     /// The seed's API: no digest of what runs, only a version text.
     Seed,
+}
+
+impl Protocol {
+    /// Its name in the API, in filters and in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Seed => "seed",
+        }
+    }
 }
 
 /// A release as stored; never changed but for `yanked`.
@@ -113,8 +126,41 @@ pub struct Device {
     pub trust: Trust,
     /// The largest patches that it can apply; none where it takes whole images only.
     pub patches: Option<PatchProfile>,
+    /// What it says of itself for filters and schedules.
+    pub attributes: BTreeMap<String, String>,
+    /// What its application measured last.
+    pub metrics: BTreeMap<String, i32>,
+    /// Why it does not install now; none from a device that does not know to hold.
+    pub waits: Option<Waits>,
     pub first_seen: i64,
     pub last_seen: i64,
+}
+
+/// A device as a filter sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Traited<'a> {
+    pub device: &'a Device,
+    pub groups: &'a [String],
+    pub tags: &'a BTreeMap<String, String>,
+}
+
+impl Traits for Traited<'_> {
+    fn any(&self, field: &Field, holds: &mut dyn FnMut(&str) -> bool) -> bool {
+        let device = self.device;
+        match field {
+            Field::Id => holds(&device.id),
+            Field::Version => device.version.as_deref().is_some_and(holds),
+            Field::Project => device.project.as_deref().is_some_and(holds),
+            Field::Chip => device.chip.is_some_and(|chip| holds(&chip_name(chip))),
+            Field::Group => self.groups.iter().any(|group| holds(group)),
+            Field::Protocol => holds(device.protocol.name()),
+            Field::Tag(name) => self.tags.get(name).is_some_and(|value| holds(value)),
+            Field::Attribute(name) => {
+                let value = device.attributes.get(name);
+                value.is_some_and(|value| holds(value))
+            }
+        }
+    }
 }
 
 impl Device {
@@ -171,6 +217,9 @@ pub struct Report {
     pub trust: Trust,
     /// The largest patches that it can apply.
     pub patches: Option<PatchProfile>,
+    pub attributes: BTreeMap<String, String>,
+    pub metrics: BTreeMap<String, i32>,
+    pub waits: Option<Waits>,
 }
 
 impl Report {
@@ -333,6 +382,24 @@ pub struct Rollout {
     pub allow_product_change: bool,
     pub idempotency_key: Option<String>,
     pub created_at: i64,
+    pub plan: Arc<RolloutPlan>,
+    /// Number of the wave that it has reached, from 0.
+    pub wave: u32,
+    /// When that wave began.
+    pub wave_since: i64,
+    /// Devices known then that the wave reaches and none before it did; none until counted.
+    pub wave_devices: Option<u64>,
+    /// Who started it, as the audit log names them.
+    pub created_by: String,
+    /// Who approved it.
+    pub approved_by: Option<String>,
+}
+
+impl Rollout {
+    /// Whether it waits for somebody to approve it.
+    pub fn needs_approval(&self) -> bool {
+        self.plan.approval && self.approved_by.is_none()
+    }
 }
 
 /// One device in one rollout.
@@ -359,6 +426,14 @@ pub struct Attempt {
     pub back: bool,
     /// The patch that it was offered; it keeps it.
     pub patch: Option<Offered>,
+    /// The wave that brought the device in, from 0.
+    pub wave: u32,
+    /// Which try of the device in this rollout it is, from 1.
+    pub tries: u32,
+    /// Where it failed for a passing reason: when the device is offered it again.
+    pub retry_at: Option<i64>,
+    /// Whether it was found without progress for too long: it holds no place of the limits.
+    pub stalled: bool,
     pub created_at: i64,
     pub updated_at: i64,
 }
@@ -392,6 +467,8 @@ pub struct RollbackOrder {
     pub code: Option<FailureCode>,
     pub requested_at: i64,
     pub ended_at: Option<i64>,
+    /// The rollout that ordered it because it breached a gate; none where a person did.
+    pub rollout: Option<i64>,
 }
 
 impl RollbackOrder {
@@ -455,6 +532,18 @@ pub struct Plan {
     pub log: Arc<Tree>,
     /// Patches to the releases of those rollouts, by release.
     pub deltas: BTreeMap<i64, Vec<Delta>>,
+    /// Groups that are a filter, or have a budget.
+    pub groups: Vec<GroupRule>,
+}
+
+/// What a group is besides a list of names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRule {
+    pub name: String,
+    /// Devices of which it holds are in the group too.
+    pub filter: Option<Filter>,
+    /// Bytes that may go to it each second, on average.
+    pub bytes_per_s: Option<u64>,
 }
 
 impl Plan {

@@ -2,26 +2,29 @@
 
 mod patch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fota_proto::{
-    AttemptState, RollbackCause, SkipReason,
-    checkin::{End, Patch, Phase},
+    AttemptState, RollbackCause,
+    checkin::{Conditions, End, Patch, Waits},
 };
 
 use super::{
     attempt::{blocks, end_of, explain, fold},
     delta::{self, Offered, Wanted},
     model::{
-        Attempt, Device, NewEvent, OrderId, Plan, Protocol, Release, Report, RollbackOrder,
-        RollbackState, Rollout, Trust,
+        Attempt, Device, GroupRule, NewEvent, Plan, Release, Report, RollbackOrder, RollbackState,
+        Traited, Trust,
     },
-    trust::{fork_warning, takes},
+    rules::{Budget, Load},
+    trust::fork_warning,
 };
 
 /// While an order is under way the device comes back soon, so that a lost answer or a new order
 /// costs seconds.
 const BUSY_RETRY_S: u32 = 2;
+/// A device that waits for a free place comes at least so often, so that places do not stay free.
+const PLACE_RETRY_S: u32 = 60;
 
 /// All that a decision about one device depends on.
 #[derive(Clone, Debug, Default)]
@@ -38,12 +41,31 @@ pub struct Facts {
     pub rollback: Option<RollbackOrder>,
     /// Releases blocked on it.
     pub blocked: BTreeSet<i64>,
+    /// What operators said of it.
+    pub tags: BTreeMap<String, String>,
+    /// What others do in the rollouts that may start it.
+    pub loads: BTreeMap<i64, Load>,
+    /// Budgets that an offer to it is charged to.
+    pub budgets: Vec<Budget>,
     /// Id that a new attempt gets.
     pub next_attempt: i64,
     /// Seconds between check-ins.
     pub poll_s: u32,
     /// Whether patches are made here, so that it is worth to wait for one.
     pub makes_deltas: bool,
+}
+
+impl Facts {
+    /// What others do in a rollout.
+    pub fn load(&self, rollout: i64) -> Load {
+        self.loads.get(&rollout).copied().unwrap_or_default()
+    }
+
+    /// Budgets that an offer of this rollout is charged to.
+    pub fn budgets_of(&self, rollout: i64) -> impl Iterator<Item = &Budget> {
+        let counts = move |budget: &&Budget| budget.rollout.is_none_or(|of| of == rollout);
+        self.budgets.iter().filter(counts)
+    }
 }
 
 /// What a report changes and what it is answered.
@@ -72,6 +94,12 @@ pub enum Change {
     Block { release: i64, reason: String },
     /// Somebody is to make this patch.
     Queue(Wanted),
+    /// The attempt with this id is history: another follows it.
+    Leave(i64),
+    /// The budget of this name is free again then, not before.
+    Charge { budget: String, free_at: i64 },
+    /// A device that the rollout's wave has reached waits for its turn until then.
+    Waits { rollout: i64, until: i64 },
 }
 
 /// The answer to a check-in, before it is put into a protocol.
@@ -81,9 +109,10 @@ pub struct Decision {
     /// The order whose outcome is stored.
     pub acknowledged: Option<u64>,
     pub order: Option<Order>,
-    /// From when on the same report may be answered otherwise although nothing has changed: an
-    /// order waits for its patch until then.
-    pub holds_until: Option<i64>,
+    /// Until when it stays the same if nothing else changes; none: for ever.
+    pub valid_until: Option<i64>,
+    /// The rollout whose limits hold the device: only as long as it is full.
+    pub limited: Option<i64>,
 }
 
 /// The order that stands.
@@ -94,6 +123,10 @@ pub enum Order {
         release: i64,
         trial_deadline_s: u32,
         patch: Option<Patch>,
+        /// Download and prove it, do not activate it yet.
+        hold: bool,
+        /// What the device asks itself before it activates.
+        conditions: Option<Conditions>,
     },
     Rollback {
         id: u64,
@@ -111,16 +144,12 @@ pub enum Order {
 pub fn step(facts: &Facts, plan: &Plan, report: &Report, now: i64) -> Step {
     let (mut work, device) = Work::folded(facts, plan, report, now);
     let order = work.choose();
-    let is_busy = order.is_some() || report.on_trial() || report.progress.is_some();
     let decision = Decision {
-        retry_after_s: match (is_busy, work.waits_until) {
-            (true, _) => BUSY_RETRY_S.min(facts.poll_s),
-            (false, Some(_)) => delta::WAIT_RETRY_S.min(facts.poll_s),
-            (false, None) => facts.poll_s,
-        },
+        retry_after_s: work.retry_after_s(order.as_ref()),
         acknowledged: report.outcome.as_ref().map(|outcome| outcome.order),
         order,
-        holds_until: work.waits_until,
+        valid_until: work.until,
+        limited: work.limited,
     };
     work.done(device, decision)
 }
@@ -133,81 +162,10 @@ pub fn note(facts: &Facts, plan: &Plan, report: &Report, now: i64) -> Step {
         retry_after_s: facts.poll_s,
         acknowledged: report.outcome.as_ref().map(|outcome| outcome.order),
         order: None,
-        holds_until: None,
+        valid_until: None,
+        limited: None,
     };
     work.done(device, decision)
-}
-
-/// Whether, and if not why not, the release may be installed on the device.
-pub fn fits(
-    device: &Device,
-    release: &Release,
-    allow_product_change: bool,
-) -> Result<(), (SkipReason, String)> {
-    let skip = |reason, detail: String| Err((reason, detail));
-    if release.lab && device.protocol == Protocol::Native {
-        let detail = "the file is no image: it was taken in under --lab".to_owned();
-        return skip(SkipReason::IncompatibleChip, detail);
-    }
-    if let (Some(of), Some(on)) = (release.chip, device.chip)
-        && of != on
-    {
-        let (of, on) = (chip_name(of), chip_name(on));
-        let detail = format!(
-            "release {} is for {of}, the device is {on}",
-            release.version
-        );
-        return skip(SkipReason::IncompatibleChip, detail);
-    }
-    if let Some(revision) = device.chip_revision
-        && !allows_revision(release, revision)
-    {
-        let detail = format!(
-            "release {} does not run on revision {revision}",
-            release.version
-        );
-        return skip(SkipReason::IncompatibleChip, detail);
-    }
-    let project = device.project.as_deref().unwrap_or("");
-    if !allow_product_change && !project.is_empty() && project != release.project {
-        let detail = format!(
-            "release is {:?}, the device runs {project:?}",
-            release.project
-        );
-        return skip(SkipReason::IncompatibleProduct, detail);
-    }
-    match room(device) {
-        Some(bytes) if release.bytes > u64::from(bytes) => skip(
-            SkipReason::NoSpace,
-            format!("image is {} bytes; the slot holds {bytes}", release.bytes),
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// A chip's name, or its number where it is new to us.
-pub fn chip_name(id: u16) -> String {
-    let known = fota_image::app::Chip::from_id(id);
-    known.map_or_else(|| format!("chip {id}"), |chip| chip.name().to_owned())
-}
-
-fn allows_revision(release: &Release, revision: u16) -> bool {
-    let max = release.chip_revision_max.unwrap_or(u16::MAX);
-    (release.chip_revision_min..=max).contains(&revision)
-}
-
-/// Size of the largest slot that an update could use.
-fn room(device: &Device) -> Option<u32> {
-    /// Slot number of the factory partition, which updates never write.
-    const FACTORY: u8 = 255;
-    let usable =
-        |slot: &&super::model::Slot| slot.slot != FACTORY && Some(slot.slot) != device.slot;
-    device
-        .slots
-        .iter()
-        .filter(usable)
-        .map(|slot| slot.bytes)
-        .max()
 }
 
 struct Work<'a> {
@@ -219,16 +177,12 @@ struct Work<'a> {
     events: Vec<NewEvent>,
     /// The patch that the next attempt begins with.
     offers: Option<Offered>,
-    /// Until when the device waits for a patch.
-    waits_until: Option<i64>,
-}
-
-/// What one rollout means for the device.
-enum Verdict {
-    /// This is the order, or that there is none; older rollouts are not asked.
-    Stop(Option<Order>),
-    /// Nothing here: ask the next older one.
-    Pass,
+    /// Whether the device waits for a patch.
+    waits_for_patch: bool,
+    /// When the first of the holds is over by itself.
+    until: Option<i64>,
+    /// The rollout whose limits hold the device.
+    limited: Option<i64>,
 }
 
 impl<'a> Work<'a> {
@@ -241,9 +195,12 @@ impl<'a> Work<'a> {
             changes: Vec::new(),
             events: Vec::new(),
             offers: None,
-            waits_until: None,
+            waits_for_patch: false,
+            until: None,
+            limited: None,
         };
         let device = work.see_device();
+        join_groups(&mut work.facts, plan, &device);
         work.fold_attempts();
         work.fold_patches();
         work.fold_named();
@@ -262,6 +219,27 @@ impl<'a> Work<'a> {
 }
 
 impl Work<'_> {
+    /// When the device is to come back: soon while it is busy, and when a hold ends.
+    fn retry_after_s(&self, order: Option<&Order>) -> u32 {
+        let report = self.report;
+        let poll_s = self.facts.poll_s;
+        let is_held = matches!(order, Some(Order::Install { hold: true, .. }));
+        let waits = report.waits.is_some_and(|waits| waits != Waits::Nothing);
+        let is_busy = order.is_some() || report.on_trial() || report.progress.is_some();
+        if is_busy && !is_held && !waits {
+            return BUSY_RETRY_S.min(poll_s);
+        }
+        if self.waits_for_patch {
+            return delta::WAIT_RETRY_S.min(poll_s);
+        }
+        if self.limited.is_some() {
+            return PLACE_RETRY_S.min(poll_s);
+        }
+        let left_ms = self.until.map(|until| (until - self.now).max(0));
+        let left_s = left_ms.map(|ms| u32::try_from(ms / 1000 + 1).unwrap_or(u32::MAX));
+        left_s.map_or(poll_s, |left| left.min(poll_s))
+    }
+
     fn see_device(&mut self) -> Device {
         let report = self.report;
         let before = self.facts.device.take();
@@ -291,6 +269,9 @@ impl Work<'_> {
             warning: fork.or_else(|| warning(self.plan, report)),
             trust,
             patches: report.patches,
+            attributes: report.attributes.clone(),
+            metrics: report.metrics.clone(),
+            waits: report.waits,
             first_seen: before.as_ref().map_or(self.now, |before| before.first_seen),
             last_seen: self.now,
         };
@@ -381,8 +362,12 @@ impl Work<'_> {
         self.facts.rollback.as_ref().is_some_and(leaves)
     }
 
-    fn update(&mut self, index: usize, after: Attempt) {
+    fn update(&mut self, index: usize, mut after: Attempt) {
         let is_news = self.facts.attempts[index].state != after.state;
+        if is_news && after.state.is_end() {
+            let rollout = self.plan.rollout(after.rollout);
+            after.retry_at = rollout.and_then(|it| it.plan.retry_at(&after, self.now));
+        }
         if is_news {
             self.tell_attempt(&after);
             if blocks(after.state) {
@@ -460,232 +445,23 @@ impl Work<'_> {
             ..NewEvent::default()
         });
     }
+}
 
-    fn choose(&mut self) -> Option<Order> {
-        if let Some(order) = self.facts.rollback.clone() {
-            return Some(Order::Rollback {
-                id: order.order(),
-                order,
-            });
-        }
-        if self.report.on_trial() {
-            return None;
-        }
-        let order = match self.installing() {
-            Some(order) => Some(order),
-            None => self.offer(),
-        };
-        match order {
-            Some(order) => Some(order),
-            None => self.cancel(),
-        }
-    }
-
-    /// The order of an attempt that is past the point where another could take over.
-    fn installing(&self) -> Option<Order> {
-        let mut attempts = self.facts.attempts.iter();
-        let attempt = attempts.find(|attempt| {
-            attempt.state == AttemptState::Installing
-                && !self.facts.blocked.contains(&attempt.release)
-        })?;
-        Some(self.install(attempt))
-    }
-
-    fn install(&self, attempt: &Attempt) -> Order {
-        let rollout = self.plan.rollout(attempt.rollout);
-        Order::Install {
-            id: attempt.order(),
-            release: attempt.release,
-            trial_deadline_s: rollout.map_or(TRIAL_DEADLINE_S, |rollout| rollout.trial_deadline_s),
-            patch: self.patch_of(attempt),
-        }
-    }
-
-    /// Asks the rollouts that include the device, newest first.
-    fn offer(&mut self) -> Option<Order> {
-        let plan = self.plan;
-        let device = self.report.device.as_str();
-        let protocol = self.report.protocol;
-        let groups = self.facts.groups.clone();
-        self.end_orphans();
-        let includes = |rollout: &&Rollout| rollout.target.includes(device, protocol, &groups);
-        let mut rollouts = plan.rollouts.iter().filter(includes);
-        let order = rollouts
-            .by_ref()
-            .find_map(|rollout| match self.ask(rollout) {
-                Verdict::Stop(order) => Some(order),
-                Verdict::Pass => None,
-            });
-        if let Some(Some(_)) = order {
-            let older: Vec<&Rollout> = rollouts.collect();
-            older
-                .into_iter()
-                .for_each(|rollout| self.supersede(rollout));
-        }
-        order.flatten()
-    }
-
-    fn ask(&mut self, rollout: &Rollout) -> Verdict {
-        let Some(release) = self.plan.releases.get(&rollout.release) else {
-            return Verdict::Pass;
-        };
-        let mut attempts = self.facts.attempts.iter();
-        match attempts.position(|attempt| attempt.rollout == rollout.id) {
-            Some(index) => self.ask_again(rollout, release, index),
-            None => self.ask_first(rollout, release),
-        }
-    }
-
-    fn ask_again(&mut self, rollout: &Rollout, release: &Release, index: usize) -> Verdict {
-        let taken = self.takes(release);
-        let attempt = &self.facts.attempts[index];
-        match attempt.state {
-            AttemptState::Skipped(
-                SkipReason::IncompatibleChip
-                | SkipReason::IncompatibleProduct
-                | SkipReason::UntrustedRelease
-                | SkipReason::ExpiredRelease
-                | SkipReason::NotNewer,
-            ) => Verdict::Pass,
-            state if state.is_end() => Verdict::Stop(None),
-            _ if release.yanked => {
-                self.end(index, AttemptState::Aborted, "the release was withdrawn");
-                Verdict::Pass
-            }
-            _ if self.facts.blocked.contains(&release.id) => {
-                self.end(
-                    index,
-                    AttemptState::Aborted,
-                    "the release is blocked on this device",
-                );
-                Verdict::Stop(None)
-            }
-            _ if rollout.held => Verdict::Stop(None),
-            _ => match taken {
-                Ok(()) => Verdict::Stop(Some(self.install(attempt))),
-                Err((reason, detail)) => {
-                    self.end(index, AttemptState::Skipped(reason), &detail);
-                    Verdict::Pass
-                }
-            },
-        }
-    }
-
-    fn ask_first(&mut self, rollout: &Rollout, release: &Release) -> Verdict {
-        if release.yanked {
-            return Verdict::Pass;
-        }
-        if rollout.standing == super::model::Standing::Paused {
-            return Verdict::Stop(None);
-        }
-        let device = self.facts.device.as_ref().expect("see_device came first");
-        let skip = |reason| AttemptState::Skipped(reason);
-        if let Err((reason, detail)) = fits(device, release, rollout.allow_product_change) {
-            self.begin(rollout, release, skip(reason), Some(detail));
-            return match reason {
-                SkipReason::NoSpace => Verdict::Stop(None),
-                _ => Verdict::Pass,
-            };
-        }
-        if device.running().is(release) {
-            self.begin(rollout, release, skip(SkipReason::AlreadyInstalled), None);
-            return Verdict::Stop(None);
-        }
-        if self.facts.blocked.contains(&release.id) {
-            self.begin(rollout, release, skip(SkipReason::BlockedRelease), None);
-            return Verdict::Stop(None);
-        }
-        if let Err((reason, detail)) = self.takes(release) {
-            self.begin(rollout, release, skip(reason), Some(detail));
-            return Verdict::Pass;
-        }
-        if self.waits_for_patch(release) {
-            return Verdict::Stop(None);
-        }
-        let attempt = self.begin(rollout, release, AttemptState::Offered, None);
-        Verdict::Stop(Some(self.install(&attempt)))
-    }
-
-    /// Whether the device, which may take signed releases only, would take this one.
-    fn takes(&self, release: &Release) -> Result<(), (SkipReason, String)> {
-        let device = self.facts.device.as_ref().expect("see_device came first");
-        takes(device, self.plan, release, self.now)
-    }
-
-    fn begin(
-        &mut self,
-        rollout: &Rollout,
-        release: &Release,
-        state: AttemptState,
-        detail: Option<String>,
-    ) -> Attempt {
-        let attempt = Attempt {
-            id: self.facts.next_attempt,
-            rollout: rollout.id,
-            device: self.report.device.to_string(),
-            release: release.id,
-            current: true,
-            from_version: self.report.version.clone(),
-            from_elf: self.report.elf,
-            state,
-            detail,
-            bytes_done: 0,
-            bytes_total: release.bytes,
-            bytes_sent: 0,
-            requests: 0,
-            installs: 0,
-            back: false,
-            patch: self.offers.take(),
-            created_at: self.now,
-            updated_at: self.now,
-        };
-        self.facts.next_attempt += 1;
-        self.tell_attempt(&attempt);
-        self.changes.push(Change::Begin(attempt.clone()));
-        self.facts.attempts.push(attempt.clone());
-        attempt
-    }
-
-    /// A newer rollout has taken the device over.
-    fn supersede(&mut self, rollout: &Rollout) {
-        let mut attempts = self.facts.attempts.iter();
-        let Some(index) = attempts.position(|attempt| attempt.rollout == rollout.id) else {
-            if let Some(release) = self.plan.releases.get(&rollout.release) {
-                self.begin(rollout, release, AttemptState::Superseded, None);
-            }
-            return;
-        };
-        self.end(index, AttemptState::Superseded, "");
-    }
-
-    /// Attempts whose rollout will never offer again, and that have not begun to install.
-    fn end_orphans(&mut self) {
-        for index in 0..self.facts.attempts.len() {
-            let attempt = &self.facts.attempts[index];
-            if self.plan.rollout(attempt.rollout).is_none() {
-                self.end(index, AttemptState::Superseded, "");
-            }
-        }
-    }
-
-    fn end(&mut self, index: usize, state: AttemptState, detail: &str) {
-        let mut after = self.facts.attempts[index].clone();
-        if !after.state.may_become(state) {
-            return;
-        }
-        after.state = state;
-        after.detail = (!detail.is_empty()).then(|| detail.to_owned());
-        after.updated_at = self.now;
-        self.update(index, after);
-    }
-
-    /// Tells a device to drop an install that no longer stands.
-    fn cancel(&self) -> Option<Order> {
-        let progress = self.report.progress?;
-        let is_install = matches!(OrderId::of(progress.order), OrderId::Install(_));
-        let is_early = matches!(progress.phase, Phase::Downloading | Phase::Downloaded);
-        (is_install && is_early).then_some(Order::Cancel { id: progress.order })
-    }
+/// Groups that are a filter have the devices of which it holds. A filter may ask for groups that
+/// are lists, not for others that are filters: there is no order in which they could be asked.
+pub fn join_groups(facts: &mut Facts, plan: &Plan, device: &Device) {
+    let traits = Traited {
+        device,
+        groups: &facts.groups,
+        tags: &facts.tags,
+    };
+    let holds = |rule: &&GroupRule| {
+        let filter = rule.filter.as_ref();
+        filter.is_some_and(|filter| filter.matches(&traits)) && !traits.groups.contains(&rule.name)
+    };
+    let joined = plan.groups.iter().filter(holds);
+    let joined: Vec<String> = joined.map(|rule| rule.name.clone()).collect();
+    facts.groups.extend(joined);
 }
 
 /// Seconds that a new image has to confirm itself where the rollout says nothing.
@@ -713,5 +489,7 @@ fn warning(plan: &Plan, report: &Report) -> Option<String> {
     Some(format!("reports {version} but runs the {real} image"))
 }
 
+mod choose;
+pub use choose::{is_followed, rollouts_for};
 #[cfg(test)]
 mod tests;

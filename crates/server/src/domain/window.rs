@@ -40,6 +40,17 @@ pub struct ZoneError(String);
 impl Zone {
     /// The zone of a device that told none.
     pub const UTC: Self = Self(TimeZone::UTC);
+
+    /// The moment of a date as people write it, `2026-12-01 22:00`, on a clock of this zone, or
+    /// of a text with its own offset. An hour that comes twice is taken the first time.
+    pub fn moment(&self, text: &str) -> Option<i64> {
+        if let Ok(at) = text.parse::<Timestamp>() {
+            return Some(at.as_millisecond());
+        }
+        let time: DateTime = text.parse().ok()?;
+        let at = self.0.to_ambiguous_timestamp(time).compatible().ok()?;
+        Some(at.as_millisecond())
+    }
 }
 
 impl FromStr for Zone {

@@ -2,12 +2,12 @@
 
 use fota_proto::{AttemptState, manager::Event};
 
-use super::{commit, rollouts};
+use super::{advance, commit, facts::facts};
 use crate::{
-    AppState, Config,
+    AppState,
     domain::{
         attempt::is_failure,
-        model::{Attempt, OrderId, Plan, Report},
+        model::{Attempt, Plan, Report},
         step::{Change, Decision, Facts, Step, note, step},
     },
     hub::News,
@@ -21,7 +21,7 @@ pub async fn check_in(state: &AppState, report: &Report) -> Result<Decision, Sto
         return Ok(decision);
     }
     let (decision, generation) = fold_with(step, state, report, now).await?;
-    state.fleet.remember(report, &decision, generation);
+    state.fleet.remember(report, &decision, generation, now);
     Ok(decision)
 }
 
@@ -42,31 +42,12 @@ async fn fold_with(
 ) -> Result<(Decision, i64), StoreError> {
     let mut tx = state.store.write().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let facts = facts(&mut tx, report, &state.config).await?;
+    let outcome = report.outcome.as_ref().map(|outcome| outcome.order);
+    let facts = facts(state, &mut tx, &plan, report.device.as_str(), outcome).await?;
     let step = fold(&facts, &plan, report, now);
     let generation = store(state, tx, &facts, &plan, &step).await?;
     tell_progress(state, report, &step, &facts, now);
     Ok((step.decision, generation))
-}
-
-async fn facts(tx: &mut Tx, report: &Report, config: &Config) -> Result<Facts, StoreError> {
-    let id = report.device.as_str();
-    let named = match report.outcome.as_ref().map(|end| OrderId::of(end.order)) {
-        Some(OrderId::Install(attempt)) => tx.attempt(attempt).await?,
-        _ => None,
-    };
-    Ok(Facts {
-        device: tx.device(id).await?,
-        groups: tx.groups_of(id).await?,
-        attempts: tx.standing_attempts(id).await?,
-        // An order number of another device names nothing here.
-        named: named.filter(|attempt| attempt.device == id),
-        rollback: tx.standing_rollback(id).await?,
-        blocked: tx.blocked(id).await?.into_iter().collect(),
-        next_attempt: tx.next_attempt_id().await?,
-        poll_s: config.poll_s,
-        makes_deltas: config.delta_workers > 0,
-    })
 }
 
 /// Writes the step; gives the generation of the plan after it.
@@ -99,10 +80,13 @@ async fn store(
                 tx.block(device, *release, reason, now).await?;
             }
             Change::Queue(wanted) => tx.queue_delta(*wanted, step.device.last_seen).await?,
+            Change::Leave(attempt) => tx.leave_attempt(*attempt).await?,
+            Change::Charge { budget, free_at } => tx.move_moment(budget, *free_at).await?,
+            Change::Waits { rollout, until } => tx.move_waits(*rollout, *until).await?,
         }
     }
     let mut events = step.events.clone();
-    let breach = rollouts::react(&mut tx, plan, &ended(step, facts), step.device.last_seen).await?;
+    let breach = advance::react(&mut tx, plan, &ended(step, facts), step.device.last_seen).await?;
     let queues = |change: &Change| matches!(change, Change::Queue(_));
     let queues = step.changes.iter().any(queues);
     let changes_plan = breach.changes_plan || queues;

@@ -3,66 +3,111 @@
 mod make;
 mod worker;
 
+use std::collections::BTreeMap;
+
 use axum::http::StatusCode;
-use fota_proto::{checkin::PatchProfile, manager};
+use fota_proto::{Sha256, checkin::PatchProfile, manager};
 
 pub use make::{Encode, encode};
 pub use worker::{Deltas, run, take_up};
 
-use super::{commit_by, rollouts::find_release};
+use super::{commit, commit_by, population, rollouts::find_release};
 use crate::{
     AppState,
     api::problem::Refusal,
     auth::{By, Record},
     domain::{
-        delta::{
-            PER_RELEASE_MAX, SOURCES_AT_START_MAX, State, Wanted, profile_name, profile_of,
-            state_name,
-        },
-        model::{Plan, Release, Target},
+        delta::{PER_RELEASE_MAX, SOURCES_AT_START_MAX, State, Wanted, profile_name, state_name},
+        model::{Plan, Release, Rollout},
     },
     store::{StoreError, StoredDelta, Tx},
 };
 
-/// Asks for the patches that devices of a rollout are likely to want when it starts: out of what
-/// most of them run, and the compressed images for the rest.
-pub async fn queue_for_rollout(
-    state: &AppState,
-    tx: &mut Tx,
-    release: &Release,
-    target: &Target,
-) -> Result<(), StoreError> {
+/// Asks for the patches that devices of a rollout are likely to want, beside its start, which is
+/// not to wait for a look at the whole fleet: out of what most of them run, and the compressed
+/// image for those that run what nobody uploaded.
+pub fn look_ahead(state: &AppState, rollout: &Rollout, release: &Release) {
     if state.config.delta_workers == 0 || release.signed.is_none() {
-        return Ok(());
+        return;
     }
+    let (state, rollout, release) = (state.clone(), rollout.clone(), release.id);
+    tokio::spawn(async move {
+        if let Err(error) = queue_for_rollout(&state, &rollout, release).await {
+            // Each device that comes asks for its own.
+            tracing::warn!(rollout = rollout.id, %error, "patches were not asked for ahead");
+        }
+    });
+}
+
+async fn queue_for_rollout(
+    state: &AppState,
+    rollout: &Rollout,
+    release: i64,
+) -> Result<(), StoreError> {
+    let sources = rollout_sources(state, rollout, release).await?;
     let now = state.now_ms();
-    let mut compressed = Vec::new();
-    let mut sources = Vec::new();
-    for (elf, profile, _) in tx.patch_sources(target).await? {
-        let Some(profile) = profile_of(&profile) else {
-            continue;
-        };
-        if !compressed.contains(&profile) {
-            compressed.push(profile);
-        }
-        match tx.release_by_elf(elf).await? {
-            Some(from) if from.id != release.id => sources.push((Some(from.id), profile)),
-            _ => {}
-        }
-    }
-    sources.truncate(SOURCES_AT_START_MAX);
-    sources.extend(compressed.into_iter().map(|profile| (None, profile)));
+    let mut tx = state.store.write().await?;
     for (from, profile) in sources {
         let wanted = Wanted {
-            release: release.id,
+            release,
             from,
             profile,
         };
-        if tx.count_deltas(release.id).await? < PER_RELEASE_MAX as u64 {
+        if tx.count_deltas(release).await? < PER_RELEASE_MAX as u64 {
             tx.queue_delta(wanted, now).await?;
         }
     }
+    commit(state, tx, &[], true).await?;
+    state.deltas.wake();
     Ok(())
+}
+
+/// What devices of the rollout run, those of most devices first.
+async fn rollout_sources(
+    state: &AppState,
+    rollout: &Rollout,
+    release: i64,
+) -> Result<Vec<(Option<i64>, PatchProfile)>, StoreError> {
+    let mut tx = state.store.read().await?;
+    let running = match (rollout.target.all, &rollout.plan.filter) {
+        (true, None) => tx.patch_sources().await?,
+        _ => member_sources(state, &mut tx, rollout).await?,
+    };
+    let mut sources = Vec::new();
+    for (elf, profile) in running {
+        let source = match tx.release_by_elf(elf).await? {
+            Some(from) if from.id == release => continue,
+            from => (from.map(|from| from.id), profile),
+        };
+        if !sources.contains(&source) {
+            sources.push(source);
+        }
+        if sources.len() == SOURCES_AT_START_MAX {
+            break;
+        }
+    }
+    Ok(sources)
+}
+
+async fn member_sources(
+    state: &AppState,
+    tx: &mut Tx,
+    rollout: &Rollout,
+) -> Result<Vec<(Sha256, PatchProfile)>, StoreError> {
+    let plan = state.fleet.plan(tx).await?;
+    let filter = rollout.plan.filter.as_ref();
+    let members = population::members(tx, &plan, &rollout.target, filter).await?;
+    let mut counts = BTreeMap::<(Sha256, PatchProfile), u64>::new();
+    for device in members.into_iter().filter_map(|member| member.device) {
+        if let (Some(elf), Some(profile), true) =
+            (device.elf, device.patches, device.trust.needs_signature())
+        {
+            *counts.entry((elf, profile)).or_default() += 1;
+        }
+    }
+    let mut sources: Vec<_> = counts.into_iter().collect();
+    sources.sort_by_key(|(_, devices)| std::cmp::Reverse(*devices));
+    Ok(sources.into_iter().map(|(source, _)| source).collect())
 }
 
 /// Asks for patches because an operator said so; those that failed are tried again.

@@ -1,11 +1,15 @@
 //! What the server does, whatever protocol asked for it. `api/` and `compat/` translate to and
 //! from these.
 
+pub mod advance;
 pub mod checkin;
 pub mod credentials;
 pub mod deltas;
 pub mod download;
 pub mod enrolment;
+pub mod facts;
+pub mod population;
+pub mod preview;
 pub mod releases;
 pub mod rollbacks;
 pub mod rollouts;
@@ -14,6 +18,7 @@ pub mod secure_boot;
 pub mod signed;
 pub mod trust;
 pub mod view;
+pub mod why;
 
 use crate::{
     AppState,

@@ -20,8 +20,8 @@ use crate::{
     auth::{By, Record},
     blobs,
     domain::{
+        fit::chip_name,
         model::{NewEvent, Release, Signed},
-        step::chip_name,
     },
     store::Tx,
 };

@@ -7,6 +7,7 @@ use fota_proto::{
 
 use super::{
     commit_by,
+    population::members,
     rollouts::{find_release, find_target, shown},
 };
 use crate::{
@@ -52,13 +53,19 @@ pub async fn order(
         excluded: Vec::new(),
     };
     let mut events = Vec::new();
-    for id in tx.named_devices(&target).await? {
+    let by_hand = Because {
+        reason: request.reason.clone(),
+        actor: "operator",
+        rollout: None,
+    };
+    for member in members(&mut tx, &plan, &target, None).await? {
+        let id = member.id;
         let reason = match tx.device(&id).await? {
             None => Err("unknown_device"),
             Some(device) if !runs_only(&device, only.as_ref()) => Err("runs_another_release"),
             Some(device) => {
                 let now = state.now_ms();
-                order_one(&mut tx, &plan, &device, &request.reason, "operator", now).await?
+                order_one(&mut tx, &plan, &device, &by_hand, now).await?
             }
         };
         match reason {
@@ -105,13 +112,20 @@ pub struct One {
     pub event: Option<NewEvent>,
 }
 
+/// Why a device is ordered back, and who does it.
+pub struct Because {
+    pub reason: String,
+    pub actor: &'static str,
+    /// The rollout that breached a gate.
+    pub rollout: Option<i64>,
+}
+
 /// Orders one device back; an order that stands already is given again.
 pub async fn order_one(
     tx: &mut Tx,
     plan: &Plan,
     device: &Device,
-    reason: &str,
-    actor: &'static str,
+    because: &Because,
     now: i64,
 ) -> Result<Result<One, &'static str>, StoreError> {
     if let Some(order) = tx.standing_rollback(&device.id).await? {
@@ -141,20 +155,22 @@ pub async fn order_one(
         leave_elf: device.elf,
         leave_version: device.version.clone(),
         release,
-        reason: reason.to_owned(),
+        reason: because.reason.clone(),
         state: RollbackState::Standing,
         code: None,
         requested_at: now,
         ended_at: None,
+        rollout: because.rollout,
     };
     let order = tx.insert_rollback(&new).await?;
     let leaves = device.version.as_deref().unwrap_or("what it runs");
     let event = NewEvent {
         kind: "rollback.requested".to_owned(),
         device: Some(device.id.clone()),
+        rollout: because.rollout,
         release,
-        actor,
-        text: format!("leave {leaves}: {reason}"),
+        actor: because.actor,
+        text: format!("leave {leaves}: {}", because.reason),
         ..NewEvent::default()
     };
     Ok(Ok(One {

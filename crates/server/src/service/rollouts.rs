@@ -1,26 +1,23 @@
 //! Starting, ending and watching rollouts.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use fota_proto::{
-    AttemptState, DeviceId, SkipReason,
+    AttemptState, DeviceId,
     limits::{NOTES_BYTES_MAX, TARGETS_MAX},
-    manager::{Excluded, Presence, Preview, RolloutRequest},
+    manager::RolloutRequest,
 };
 
-use super::{commit_by, deltas, rollbacks};
+use super::{advance, commit_by, deltas};
 use crate::{
     AppState,
     api::problem::Refusal,
     auth::{By, Record},
     domain::{
-        attempt::is_failure,
-        model::{Attempt, NewEvent, Plan, Release, Rollout, Standing, Target},
-        presence::presence,
-        rollout::is_breached,
-        step::{TRIAL_DEADLINE_S, fits},
-        trust::takes,
+        model::{NewEvent, Release, Rollout, Standing, Target},
+        plan::{RolloutPlan, sentence},
+        step::TRIAL_DEADLINE_S,
     },
     store::{StoreError, Tx},
 };
@@ -29,8 +26,6 @@ use crate::{
 const TRIAL_DEADLINE_S_MAX: u32 = 86_400;
 /// Longest idempotency key: a UUID with room to spare.
 const KEY_BYTES_MAX: usize = 128;
-/// Devices listed by name in a preview; the count is exact whatever their number.
-const EXCLUDED_MAX: usize = 1000;
 
 /// A release as a request names it: its id, or its version where only one release has it.
 /// `id:7` is always the id: a version may be a plain number too.
@@ -90,12 +85,23 @@ pub async fn find_target(tx: &mut Tx, texts: &[String]) -> Result<Target, Refusa
 }
 
 /// A checked request.
-struct Checked {
-    release: Release,
-    target: Target,
+pub struct Checked {
+    pub release: Release,
+    pub target: Target,
+    pub plan: Arc<RolloutPlan>,
 }
 
-async fn check(tx: &mut Tx, request: &RolloutRequest) -> Result<Checked, Refusal> {
+impl Checked {
+    /// The whole plan as one sentence.
+    pub fn sentence(&self, request: &RolloutRequest) -> String {
+        let targets = shown(&self.target);
+        let back = request.rollback_on_failure;
+        let version = &self.release.version;
+        sentence(version, &targets, &self.plan, request.failures_max, back)
+    }
+}
+
+pub async fn check(tx: &mut Tx, request: &RolloutRequest) -> Result<Checked, Refusal> {
     let deadline = request.trial_deadline_s.unwrap_or(TRIAL_DEADLINE_S);
     if !(1..=TRIAL_DEADLINE_S_MAX).contains(&deadline) {
         let detail = format!("trial_deadline_s is {deadline}: give 1 to {TRIAL_DEADLINE_S_MAX}");
@@ -116,52 +122,17 @@ async fn check(tx: &mut Tx, request: &RolloutRequest) -> Result<Checked, Refusal
         return Err(Refusal::conflict("release_yanked", detail).of("release"));
     }
     let target = find_target(tx, &request.to).await?;
-    Ok(Checked { release, target })
-}
-
-/// What starting the rollout would do.
-pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Preview, Refusal> {
-    let mut tx = state.store.read().await?;
-    let plan = state.fleet.plan(&mut tx).await?;
-    let Checked { release, target } = check(&mut tx, request).await?;
-    let names = tx.named_devices(&target).await?;
-    let now = state.now_ms();
-    let mut preview = Preview {
-        matched: 0,
-        online: 0,
-        excluded: Vec::new(),
+    let plan = match &request.plan {
+        Some(given) => RolloutPlan::check(given)
+            .map_err(|error| Refusal::field(&format!("plan.{}", error.field), error.to_string()))?,
+        None => RolloutPlan::default(),
     };
-    for name in names {
-        let Some(device) = tx.device(&name).await? else {
-            // Not seen yet: it will be offered the release when it comes.
-            preview.matched += 1;
-            continue;
-        };
-        let blocked = tx.blocked(&name).await?.contains(&release.id);
-        let reason = match fits(&device, &release, request.allow_product_change) {
-            Err((reason, _)) => Some(reason),
-            Ok(()) if device.running().is(&release) => Some(SkipReason::AlreadyInstalled),
-            Ok(()) if blocked => Some(SkipReason::BlockedRelease),
-            Ok(()) => takes(&device, &plan, &release, now)
-                .err()
-                .map(|(why, _)| why),
-        };
-        if let Some(reason) = reason {
-            if preview.excluded.len() < EXCLUDED_MAX {
-                preview.excluded.push(Excluded {
-                    device: name,
-                    reason: reason.to_string(),
-                });
-            }
-            continue;
-        }
-        preview.matched += 1;
-        let last_seen = state.fleet.last_seen(&name).unwrap_or(device.last_seen);
-        if presence(last_seen, now, state.config.poll_s) == Presence::Online {
-            preview.online += 1;
-        }
-    }
-    Ok(preview)
+    let plan = Arc::new(plan);
+    Ok(Checked {
+        release,
+        target,
+        plan,
+    })
 }
 
 /// Starts a rollout; the same idempotency key gives the same rollout.
@@ -171,7 +142,14 @@ pub async fn start(
     by: &By,
 ) -> Result<Rollout, Refusal> {
     let mut tx = state.store.write().await?;
-    let Checked { release, target } = check(&mut tx, request).await?;
+    let checked = check(&mut tx, request).await?;
+    let sentence = checked.sentence(request);
+    let Checked {
+        release,
+        target,
+        plan,
+    } = checked;
+    let now = state.now_ms();
     let new = Rollout {
         id: 0,
         release: release.id,
@@ -184,7 +162,13 @@ pub async fn start(
         trial_deadline_s: request.trial_deadline_s.unwrap_or(TRIAL_DEADLINE_S),
         allow_product_change: request.allow_product_change,
         idempotency_key: request.idempotency_key.clone(),
-        created_at: state.now_ms(),
+        created_at: now,
+        plan,
+        wave: 0,
+        wave_since: now,
+        wave_devices: None,
+        created_by: by.actor.clone(),
+        approved_by: None,
     };
     if let Some(key) = &request.idempotency_key
         && let Some(earlier) = tx.rollout_by_key(key).await?
@@ -192,7 +176,6 @@ pub async fn start(
         return same_request(earlier, &new);
     }
     let rollout = tx.insert_rollout(&new).await?;
-    deltas::queue_for_rollout(state, &mut tx, &release, &rollout.target).await?;
     let mut events = vec![NewEvent {
         kind: "rollout.started".to_owned(),
         rollout: Some(rollout.id),
@@ -202,10 +185,13 @@ pub async fn start(
         ..NewEvent::default()
     }];
     events.extend(supersede(&mut tx, &rollout, &release).await?);
-    let detail = format!("release:{} {}", release.id, events[0].text);
+    let mut detail = format!("release:{} {}", release.id, events[0].text);
+    if !rollout.plan.is_empty() {
+        detail = format!("release:{} {sentence}", release.id);
+    }
     let record = Record::new("rollout.started", object(rollout.id), detail);
     commit_by(state, tx, by, record, &events, true).await?;
-    state.deltas.wake();
+    deltas::look_ahead(state, &rollout, &release);
     Ok(rollout)
 }
 
@@ -214,12 +200,15 @@ fn object(id: i64) -> String {
 }
 
 fn same_request(earlier: Rollout, new: &Rollout) -> Result<Rollout, Refusal> {
-    if earlier.release == new.release && earlier.target == new.target {
+    let same = earlier.release == new.release
+        && earlier.target == new.target
+        && earlier.plan.given() == new.plan.given();
+    if same {
         return Ok(earlier);
     }
     let detail = format!(
-        "this idempotency_key started rollout r-{} with another release or other targets: \
-         use a new key",
+        "this idempotency_key started rollout r-{} with another release, other targets or \
+         another plan: use a new key",
         earlier.id
     );
     Err(Refusal::conflict("idempotency_key_reused", detail).of("idempotency_key"))
@@ -273,6 +262,10 @@ pub enum Command {
     Resume,
     Abort,
     Retry,
+    /// Go on to the next wave, whatever its gates say.
+    Promote,
+    /// Say yes to a rollout that somebody else started.
+    Approve,
 }
 
 /// Does it; a command that is in force already changes nothing.
@@ -323,6 +316,19 @@ pub async fn command(
             let again = tx.retry_attempts(id).await?;
             ("rollout.retried", Some(format!("{again} devices again")))
         }
+        Command::Promote => {
+            promote(&mut rollout, state.now_ms())?;
+            let (number, of) = (rollout.wave + 1, rollout.plan.waves.len());
+            let text = format!("wave {number} of {of} begins: by hand");
+            ("rollout.promoted", Some(text))
+        }
+        Command::Approve => {
+            approve(&mut rollout, by)?;
+            (
+                "rollout.approved",
+                Some(format!("approved by {}", by.actor)),
+            )
+        }
     };
     tx.set_rollout_standing(&rollout).await?;
     let event = NewEvent {
@@ -338,101 +344,35 @@ pub async fn command(
     Ok(rollout)
 }
 
-/// What the ends of attempts mean for their rollouts.
-#[derive(Default)]
-pub struct Reaction {
-    pub events: Vec<NewEvent>,
-    pub changes_plan: bool,
-}
-
-/// Pauses a rollout that breaches its failure limit, and orders devices back where it was asked
-/// to; in the same transaction as the report that told of it.
-pub async fn react(
-    tx: &mut Tx,
-    plan: &Plan,
-    ended: &[&Attempt],
-    now: i64,
-) -> Result<Reaction, StoreError> {
-    let mut reaction = Reaction::default();
-    let rollouts: BTreeSet<i64> = ended.iter().map(|attempt| attempt.rollout).collect();
-    for id in rollouts {
-        let Some(mut rollout) = plan.rollout(id).cloned() else {
-            continue;
-        };
-        let failed = ended
-            .iter()
-            .find(|attempt| attempt.rollout == id && is_failure(attempt.state));
-        if let Some(last) = failed {
-            pause_if_breached(tx, &mut rollout, last, &mut reaction).await?;
-        }
-        if rollout.held && rollout.rollback_on_failure {
-            order_back(tx, plan, &rollout, now, &mut reaction).await?;
-        }
+fn promote(rollout: &mut Rollout, now: i64) -> Result<(), Refusal> {
+    let (id, of) = (rollout.id, rollout.plan.waves.len());
+    if rollout.wave >= rollout.plan.last_wave() {
+        let detail = format!("rollout r-{id} has begun its last wave, {of} of {of}");
+        return Err(Refusal::conflict("last_wave", detail));
     }
-    Ok(reaction)
-}
-
-async fn pause_if_breached(
-    tx: &mut Tx,
-    rollout: &mut Rollout,
-    last: &Attempt,
-    reaction: &mut Reaction,
-) -> Result<(), StoreError> {
-    let failures = tx.failures(rollout.id).await?;
-    if rollout.held || !is_breached(rollout, failures) {
-        return Ok(());
+    if rollout.needs_approval() {
+        let detail = format!("rollout r-{id} is not approved: `fota rollout approve r-{id}`");
+        return Err(Refusal::conflict("not_approved", detail));
     }
-    let max = rollout.failures_max.unwrap_or(0);
-    let (device, state) = (&last.device, last.state);
-    let reason = format!("{failures} failed, the limit is {max}; the last was {device}: {state}");
-    rollout.standing = Standing::Paused;
-    rollout.held = true;
-    rollout.reason = Some(reason.clone());
-    tx.set_rollout_standing(rollout).await?;
-    reaction.changes_plan = true;
-    reaction.events.push(NewEvent {
-        kind: "rollout.paused".to_owned(),
-        rollout: Some(rollout.id),
-        release: Some(rollout.release),
-        actor: "server",
-        text: reason,
-        ..NewEvent::default()
-    });
+    advance::next_wave(rollout, now);
     Ok(())
 }
 
-async fn order_back(
-    tx: &mut Tx,
-    plan: &Plan,
-    rollout: &Rollout,
-    now: i64,
-    reaction: &mut Reaction,
-) -> Result<(), StoreError> {
-    let Some(release) = plan.releases.get(&rollout.release) else {
-        return Ok(());
-    };
-    let reason = format!("rollout r-{} breached its failure limit", rollout.id);
-    for id in tx.devices_updated_by(rollout.id).await? {
-        let Some(device) = tx.device(&id).await? else {
-            continue;
-        };
-        if !device.running().is(release) {
-            continue;
-        }
-        match rollbacks::order_one(tx, plan, &device, &reason, "server", now).await? {
-            Ok(ordered) => reaction.events.extend(ordered.event),
-            Err(why) => reaction.events.push(NewEvent {
-                kind: "rollback.excluded".to_owned(),
-                device: Some(id),
-                rollout: Some(rollout.id),
-                release: Some(release.id),
-                actor: "server",
-                text: format!("cannot go back: {why}"),
-                ..NewEvent::default()
-            }),
-        }
-        reaction.changes_plan = true;
+/// A second pair of eyes: not those of who started it.
+fn approve(rollout: &mut Rollout, by: &By) -> Result<(), Refusal> {
+    let id = rollout.id;
+    if !rollout.plan.approval {
+        let detail = format!("rollout r-{id} asks for no approval");
+        return Err(Refusal::conflict("no_approval_needed", detail));
     }
+    if rollout.created_by == by.actor {
+        let detail = format!(
+            "{} started rollout r-{id}: somebody else must approve it",
+            by.actor
+        );
+        return Err(Refusal::conflict("own_rollout", detail));
+    }
+    rollout.approved_by.get_or_insert_with(|| by.actor.clone());
     Ok(())
 }
 

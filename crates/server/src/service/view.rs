@@ -4,18 +4,23 @@ use std::collections::BTreeMap;
 
 use fota_proto::{FailureCode, manager};
 
-use super::signed;
+use super::{population, signed};
 use crate::{
     AppState,
     domain::{
         attempt::{explain, percent},
         delta::with_index,
-        model::{Attempt, Device, Plan, Protocol, Release, RollbackOrder, RollbackState, Rollout},
+        fit::chip_name,
+        model::{
+            Attempt, Device, Plan, Protocol, Release, RollbackOrder, RollbackState, Rollout, Target,
+        },
+        plan::sentence,
         presence::presence,
         rollout::{counts, state as state_of},
-        step::chip_name,
+        step::{Facts, join_groups},
+        wave::{Verdict, judge, reaches},
     },
-    store::{StoreError, Tx, protocol_name},
+    store::{StoreError, Tx},
 };
 
 /// Sums over devices that a release is shown with.
@@ -70,10 +75,20 @@ pub async fn device(
     let blocked = tx.blocked(id).await?;
     let newest = tx.newest_attempt(id).await?;
     let rollback = tx.newest_rollback(id).await?;
+    let mut facts = Facts {
+        groups: tx.groups_of(id).await?,
+        tags: tx.tags(id).await?,
+        ..Facts::default()
+    };
+    join_groups(&mut facts, plan, device);
+    facts.groups.sort();
     let last_seen = state.fleet.last_seen(id).unwrap_or(device.last_seen);
     Ok(manager::Device {
         id: id.clone(),
-        groups: tx.groups_of(id).await?,
+        groups: facts.groups,
+        tags: facts.tags,
+        attributes: device.attributes.clone(),
+        metrics: device.metrics.clone(),
         chip: device.chip.map(chip_name),
         project: device.project.clone(),
         version: device.version.clone(),
@@ -82,7 +97,7 @@ pub async fn device(
         slot: device.slot,
         rollback_version: device.rollback_version().map(str::to_owned),
         rollback_available: device.rollback_available(),
-        protocol: protocol_name(device.protocol).to_owned(),
+        protocol: device.protocol.name().to_owned(),
         presence: presence(last_seen, state.now_ms(), state.config.poll_s),
         last_seen,
         first_seen: device.first_seen,
@@ -184,15 +199,20 @@ pub fn rollback_order(order: &RollbackOrder) -> manager::RollbackOrder {
 
 /// A rollout with its counts.
 pub async fn rollout(
+    state: &AppState,
     tx: &mut Tx,
     plan: &Plan,
     rollout: &Rollout,
 ) -> Result<manager::Rollout, StoreError> {
-    let tally = tx.tally(rollout).await?;
+    let tally = population::tally(tx, plan, rollout).await?;
+    let version = version(plan, rollout.release);
+    let targets = super::rollouts::shown(&rollout.target);
+    let (max, back) = (rollout.failures_max, rollout.rollback_on_failure);
     Ok(manager::Rollout {
         id: rollout.id,
         release: rollout.release,
-        version: version(plan, rollout.release),
+        sentence: sentence(&version, &targets, &rollout.plan, max, back),
+        version,
         to: rollout.target.to_texts(),
         state: state_of(rollout, &tally),
         reason: rollout.reason.clone(),
@@ -202,11 +222,65 @@ pub async fn rollout(
         counts: counts(rollout.standing, &tally),
         bytes_sent: tx.rollout_bytes_sent(rollout.id).await?,
         spared_bytes: tx.rollout_spared(rollout.id).await?,
+        plan: (!rollout.plan.is_empty()).then(|| rollout.plan.given().clone()),
+        wave: wave(state, tx, rollout).await?,
+        created_by: rollout.created_by.clone(),
+        approved_by: rollout.approved_by.clone(),
+        rollback: rollback_counts(tx, rollout.id).await?,
     })
 }
 
+/// Where a rollout of several waves stands in them.
+async fn wave(
+    state: &AppState,
+    tx: &mut Tx,
+    rollout: &Rollout,
+) -> Result<Option<manager::WaveStatus>, StoreError> {
+    let of = rollout.plan.waves.len();
+    if of < 2 {
+        return Ok(None);
+    }
+    let now = state.now_ms();
+    let counted = tx.counted(rollout, now).await?;
+    let poll_ms = i64::from(state.config.poll_s) * 1000;
+    let (waits_for, until) = match judge(rollout, &counted, poll_ms, now) {
+        Verdict::Stay { why, until } => (why, until),
+        Verdict::Advance { why } => (format!("the next wave begins: {why}"), None),
+        Verdict::Pause { why } | Verdict::Breach { why } | Verdict::End { why } => (why, None),
+    };
+    Ok(Some(manager::WaveStatus {
+        number: rollout.wave + 1,
+        of: u32::try_from(of).unwrap_or(u32::MAX),
+        reaches: reaches(rollout),
+        since: rollout.wave_since,
+        devices: rollout.wave_devices,
+        started: counted.wave.started,
+        healthy: counted.wave.healthy,
+        waits_for,
+        until,
+    }))
+}
+
+/// Devices that the rollout itself ordered back; none where it ordered none.
+async fn rollback_counts(
+    tx: &mut Tx,
+    id: i64,
+) -> Result<Option<manager::RollbackCounts>, StoreError> {
+    let rows = tx.rollback_counts(id).await?;
+    let of = |state| {
+        let found = rows.iter().find(|(of, _)| *of == state);
+        found.map_or(0, |(_, devices)| *devices)
+    };
+    let counts = manager::RollbackCounts {
+        standing: of(RollbackState::Standing),
+        proven: of(RollbackState::Done),
+        refused: of(RollbackState::Refused),
+    };
+    Ok((!rows.is_empty()).then_some(counts))
+}
+
 /// Groups with their devices.
-pub async fn groups(tx: &mut Tx) -> Result<Vec<manager::Group>, StoreError> {
+pub async fn groups(tx: &mut Tx, plan: &Plan) -> Result<Vec<manager::Group>, StoreError> {
     let mut members: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for name in tx.groups().await? {
         members.insert(name, Vec::new());
@@ -215,7 +289,28 @@ pub async fn groups(tx: &mut Tx) -> Result<Vec<manager::Group>, StoreError> {
         members.entry(group).or_default().push(device);
     }
     let groups = members.into_iter();
-    Ok(groups
-        .map(|(name, devices)| manager::Group { name, devices })
-        .collect())
+    let mut all: Vec<manager::Group> = groups
+        .map(|(name, devices)| manager::Group {
+            name,
+            devices,
+            filter: None,
+            bytes_per_s: None,
+        })
+        .collect();
+    for rule in &plan.groups {
+        let Some(group) = all.iter_mut().find(|group| group.name == rule.name) else {
+            continue;
+        };
+        group.bytes_per_s = rule.bytes_per_s;
+        if let Some(filter) = &rule.filter {
+            group.filter = Some(filter.to_string());
+            let target = Target {
+                groups: [rule.name.clone()].into(),
+                ..Target::default()
+            };
+            let members = population::members(tx, plan, &target, None).await?;
+            group.devices = members.into_iter().map(|member| member.id).collect();
+        }
+    }
+    Ok(all)
 }

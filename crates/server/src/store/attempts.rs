@@ -1,10 +1,13 @@
-use fota_proto::{Sha256, checkin::Patch};
+use fota_proto::{AttemptState, Sha256, checkin::Patch};
 
 use super::{
     StoreError, Tx,
     db::{Row, values},
 };
 use crate::domain::{delta::Offered, model::Attempt};
+
+/// Attempts looked at in one go for their time; the rest has its turn a moment later.
+const IDLE_MAX: i64 = 500;
 
 macro_rules! select {
     ($rest:literal) => {
@@ -13,8 +16,9 @@ macro_rules! select {
              attempt.is_current, attempt.from_version, attempt.from_elf, attempt.state, \
              attempt.detail, attempt.bytes_done, attempt.bytes_total, attempt.bytes_sent, \
              attempt.requests, attempt.installs, attempt.is_back, attempt.patch_sha256, \
-             attempt.patch_bytes, attempt.patch_given_up, attempt.created_at, \
-             attempt.updated_at FROM attempt ",
+             attempt.patch_bytes, attempt.patch_given_up, attempt.wave, attempt.tries, \
+             attempt.retry_at, attempt.is_stalled, attempt.created_at, attempt.updated_at \
+             FROM attempt ",
             $rest
         )
     };
@@ -38,6 +42,10 @@ fn attempt(row: &mut Row) -> Result<Attempt, StoreError> {
         installs: row.number()?,
         back: row.flag()?,
         patch: offered(row)?,
+        wave: row.number()?,
+        tries: row.number()?,
+        retry_at: row.int_maybe()?,
+        stalled: row.flag()?,
         created_at: row.int()?,
         updated_at: row.int()?,
     })
@@ -67,9 +75,9 @@ impl Tx {
         self.run(
             "INSERT INTO attempt (id, rollout, device, release, is_current, is_live, from_version, \
              from_elf, state, detail, bytes_done, bytes_total, bytes_sent, requests, installs, \
-             is_back, patch_sha256, patch_bytes, patch_given_up, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $18, $19, $20, $21)",
+             is_back, patch_sha256, patch_bytes, patch_given_up, created_at, updated_at, wave, tries, \
+             retry_at, is_stalled) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+             $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)",
             values![
                 new.id,
                 new.rollout,
@@ -92,6 +100,10 @@ impl Tx {
                 new.patch.is_some_and(|offered| offered.given_up),
                 new.created_at,
                 new.updated_at,
+                new.wave,
+                new.tries,
+                new.retry_at,
+                new.stalled,
             ],
         )
         .await
@@ -102,8 +114,8 @@ impl Tx {
     pub async fn update_attempt(&mut self, attempt: &Attempt) -> Result<(), StoreError> {
         self.run(
             "UPDATE attempt SET state = $1, is_live = $2, detail = $3, bytes_done = $4, \
-             installs = $5, is_back = $6, patch_given_up = $7, updated_at = $8 \
-             WHERE id = $9 AND is_live = 1",
+             installs = $5, is_back = $6, patch_given_up = $7, updated_at = $8, retry_at = $9, \
+             is_stalled = $10 WHERE id = $11 AND is_live = 1",
             values![
                 attempt.state,
                 !attempt.state.is_end(),
@@ -113,8 +125,20 @@ impl Tx {
                 attempt.back,
                 attempt.patch.is_some_and(|offered| offered.given_up),
                 attempt.updated_at,
+                attempt.retry_at,
+                attempt.stalled,
                 attempt.id,
             ],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Leaves an attempt behind as history, so that another one may follow it.
+    pub async fn leave_attempt(&mut self, id: i64) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE attempt SET is_current = 0 WHERE id = $1",
+            values![id],
         )
         .await
         .map(drop)
@@ -159,6 +183,35 @@ impl Tx {
              OR state = 'timed_out' THEN 0 WHEN is_live = 1 THEN 1 ELSE 2 END, device LIMIT $2"
         );
         self.all(sql, values![rollout, limit], attempt).await
+    }
+
+    /// Attempts under way that have not changed since `before` and are not known to be stalled.
+    pub async fn idle_attempts(
+        &mut self,
+        rollout: i64,
+        before: i64,
+    ) -> Result<Vec<Attempt>, StoreError> {
+        let sql = select!(
+            "WHERE rollout = $1 AND is_live = 1 AND is_stalled = 0 AND updated_at <= $2 \
+             ORDER BY updated_at LIMIT $3"
+        );
+        self.all(sql, values![rollout, before, IDLE_MAX], attempt)
+            .await
+    }
+
+    /// Attempts that have been in this state since `before` without progress.
+    pub async fn attempts_late(
+        &mut self,
+        rollout: i64,
+        state: AttemptState,
+        before: i64,
+    ) -> Result<Vec<Attempt>, StoreError> {
+        let sql = select!(
+            "WHERE rollout = $1 AND is_live = 1 AND state = $2 AND updated_at <= $3 \
+             ORDER BY updated_at LIMIT $4"
+        );
+        self.all(sql, values![rollout, state, before, IDLE_MAX], attempt)
+            .await
     }
 
     /// Ends the attempts of an aborted rollout that have not begun to install.
@@ -214,7 +267,7 @@ impl Tx {
             .one(
                 "SELECT COUNT(*) FROM attempt WHERE rollout = $1 AND is_current = 1 \
                  AND (state LIKE 'failed:%' OR state IN ('rolled_back:boot', 'rolled_back:health', \
-                 'timed_out'))",
+                 'timed_out')) AND retry_at IS NULL",
                 values![rollout],
                 |row| row.number(),
             )

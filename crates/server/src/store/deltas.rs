@@ -1,14 +1,14 @@
-use fota_proto::{Sha256, checkin::Patch};
+use fota_proto::{
+    Sha256,
+    checkin::{Patch, PatchProfile},
+};
 
 use super::{
     StoreError, Tx,
     db::{Row, values},
 };
-use crate::domain::{
-    delta::{
-        Delta, PER_RELEASE_MAX, State, Wanted, profile_name, profile_of, state_name, state_of,
-    },
-    model::Target,
+use crate::domain::delta::{
+    Delta, PER_RELEASE_MAX, State, Wanted, profile_name, profile_of, state_name, state_of,
 };
 
 /// A patch with what a list shows of it.
@@ -272,34 +272,15 @@ impl Tx {
         Ok(changed == 1)
     }
 
-    /// What devices of the target run that take patches and trust a root, as (ELF digest, profile,
-    /// devices), most devices first.
-    pub async fn patch_sources(
-        &mut self,
-        target: &Target,
-    ) -> Result<Vec<(Sha256, String, u64)>, StoreError> {
-        if target.all {
-            let sql = "SELECT elf_sha256, patches, COUNT(*) FROM device \
-                 WHERE patches IS NOT NULL AND root_version > 0 AND elf_sha256 IS NOT NULL \
-                 GROUP BY elf_sha256, patches ORDER BY COUNT(*) DESC, elf_sha256, patches";
-            let read = |row: &mut Row| Ok((row.parsed()?, row.text()?, row.number()?));
-            return self.all(sql, [], read).await;
-        }
-        let mut counts = std::collections::BTreeMap::<(Sha256, String), u64>::new();
-        for name in self.named_devices(target).await? {
-            let sql = "SELECT elf_sha256, patches FROM device WHERE id = $1 \
-                 AND patches IS NOT NULL AND root_version > 0 AND elf_sha256 IS NOT NULL";
-            let read = |row: &mut Row| Ok((row.parsed()?, row.text()?));
-            if let Some(runs) = self.one(sql, values![&name], read).await? {
-                *counts.entry(runs).or_default() += 1;
-            }
-        }
-        let mut sources: Vec<_> = counts
-            .into_iter()
-            .map(|((elf, profile), devices)| (elf, profile, devices))
-            .collect();
-        sources.sort_by_key(|(_, _, devices)| std::cmp::Reverse(*devices));
-        Ok(sources)
+    /// What devices run that take patches and trust a root, that of most devices first.
+    pub async fn patch_sources(&mut self) -> Result<Vec<(Sha256, PatchProfile)>, StoreError> {
+        let sql = "SELECT elf_sha256, patches, COUNT(*) FROM device \
+             WHERE patches IS NOT NULL AND root_version > 0 AND elf_sha256 IS NOT NULL \
+             GROUP BY elf_sha256, patches ORDER BY COUNT(*) DESC, elf_sha256, patches";
+        let read = |row: &mut Row| Ok((row.parsed()?, profile_of(&row.text()?)));
+        let sources = self.all(sql, [], read).await?;
+        let known = |(elf, profile): (Sha256, Option<PatchProfile>)| Some((elf, profile?));
+        Ok(sources.into_iter().filter_map(known).collect())
     }
 
     /// Bytes that the rollout's devices were spared.

@@ -1,6 +1,8 @@
+use std::collections::BTreeMap;
+
 use fota_proto::{
     Sha256,
-    checkin::{ResetReason, SlotState},
+    checkin::{ResetReason, SlotState, Waits},
     log::LogHead,
 };
 use serde::{Deserialize, Serialize};
@@ -31,7 +33,7 @@ macro_rules! select {
         concat!(
             "SELECT id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, \
              slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, log_root, \
-             patches, first_seen, last_seen FROM device ",
+             patches, first_seen, last_seen, attributes, metrics, waits FROM device ",
             $rest
         )
     };
@@ -56,7 +58,41 @@ fn device(row: &mut Row) -> Result<Device, StoreError> {
         patches: row.text_maybe()?.as_deref().and_then(profile_of),
         first_seen: row.int()?,
         last_seen: row.int()?,
+        attributes: map(&row.text()?)?,
+        metrics: map(&row.text()?)?,
+        waits: row.text_maybe()?.as_deref().map(waits).transpose()?,
     })
+}
+
+/// A JSON object of names and values.
+fn map<T: serde::de::DeserializeOwned>(json: &str) -> Result<BTreeMap<String, T>, StoreError> {
+    serde_json::from_str(json).map_err(|_| StoreError::stored("an object", &json))
+}
+
+fn map_json<T: Serialize>(map: &BTreeMap<String, T>) -> String {
+    serde_json::to_string(map).expect("plain data has a JSON form")
+}
+
+const WAITS: [(Waits, &str); 7] = [
+    (Waits::Nothing, "nothing"),
+    (Waits::Battery, "battery"),
+    (Waits::Signal, "signal"),
+    (Waits::Busy, "busy"),
+    (Waits::Consent, "consent"),
+    (Waits::Postponed, "postponed"),
+    (Waits::Window, "window"),
+];
+
+fn waits_name(waits: Waits) -> &'static str {
+    let found = WAITS.iter().find(|(known, _)| *known == waits);
+    found.map_or("nothing", |(_, name)| name)
+}
+
+fn waits(text: &str) -> Result<Waits, StoreError> {
+    let found = WAITS.iter().find(|(_, name)| *name == text);
+    found
+        .map(|(waits, _)| *waits)
+        .ok_or_else(|| StoreError::stored("what a device waits for", &text))
 }
 
 fn trust(row: &mut Row) -> Result<Trust, StoreError> {
@@ -68,19 +104,10 @@ fn trust(row: &mut Row) -> Result<Trust, StoreError> {
     Ok(Trust { root, epoch, log })
 }
 
-const PROTOCOLS: [(Protocol, &str); 2] = [(Protocol::Native, "native"), (Protocol::Seed, "seed")];
-
-/// The name of a protocol in the API and in the database.
-pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
-    let found = PROTOCOLS.iter().find(|(known, _)| *known == protocol);
-    found.map_or("native", |(_, name)| name)
-}
-
 fn protocol(text: &str) -> Result<Protocol, StoreError> {
-    let found = PROTOCOLS.iter().find(|(_, name)| *name == text);
-    found
-        .map(|(protocol, _)| *protocol)
-        .ok_or_else(|| StoreError::stored("a protocol", &text))
+    let mut known = [Protocol::Native, Protocol::Seed].into_iter();
+    let found = known.find(|protocol| protocol.name() == text);
+    found.ok_or_else(|| StoreError::stored("a protocol", &text))
 }
 
 const RESETS: [(ResetReason, &str); 8] = [
@@ -173,9 +200,9 @@ impl Tx {
         self.run(
             "INSERT INTO device (id, protocol, chip, chip_revision, project, version, elf_sha256, \
              confirmed, slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, \
-             log_root, patches, first_seen, last_seen) \
+             log_root, patches, first_seen, last_seen, attributes, metrics, waits) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $18, $19, $20) \
+             $18, $19, $20, $21, $22, $23) \
              ON CONFLICT (id) DO UPDATE SET protocol = excluded.protocol, chip = excluded.chip, \
              chip_revision = excluded.chip_revision, project = excluded.project, \
              version = excluded.version, elf_sha256 = excluded.elf_sha256, \
@@ -184,10 +211,11 @@ impl Tx {
              warning = excluded.warning, root_version = excluded.root_version, \
              epoch = excluded.epoch, log_size = excluded.log_size, log_root = excluded.log_root, \
              patches = excluded.patches, \
-             last_seen = excluded.last_seen",
+             last_seen = excluded.last_seen, attributes = excluded.attributes, \
+             metrics = excluded.metrics, waits = excluded.waits",
             values![
                 &device.id,
-                protocol_name(device.protocol),
+                device.protocol.name(),
                 device.chip,
                 device.chip_revision,
                 device.project.clone(),
@@ -206,6 +234,9 @@ impl Tx {
                 device.patches.map(profile_name),
                 device.first_seen,
                 device.last_seen,
+                map_json(&device.attributes),
+                map_json(&device.metrics),
+                device.waits.map(waits_name),
             ],
         )
         .await

@@ -1,6 +1,53 @@
 use super::{StoreError, Tx, db::values};
+use crate::domain::model::GroupRule;
 
 impl Tx {
+    /// Groups that are a filter, or have a budget.
+    pub async fn group_rules(&mut self) -> Result<Vec<GroupRule>, StoreError> {
+        self.all(
+            "SELECT name, filter, bytes_per_s FROM device_group \
+             WHERE filter IS NOT NULL OR bytes_per_s IS NOT NULL ORDER BY name",
+            [],
+            |row| {
+                Ok(GroupRule {
+                    name: row.text()?,
+                    filter: row.parsed_maybe()?,
+                    bytes_per_s: row.number_maybe()?,
+                })
+            },
+        )
+        .await
+    }
+
+    /// What a group is besides its list of devices.
+    pub async fn group_rule(&mut self, name: &str) -> Result<Option<GroupRule>, StoreError> {
+        let found = self.one(
+            "SELECT name, filter, bytes_per_s FROM device_group WHERE name = $1",
+            values![name],
+            |row| {
+                Ok(GroupRule {
+                    name: row.text()?,
+                    filter: row.parsed_maybe()?,
+                    bytes_per_s: row.number_maybe()?,
+                })
+            },
+        );
+        found.await
+    }
+
+    pub async fn set_group_rule(&mut self, rule: &GroupRule) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE device_group SET filter = $1, bytes_per_s = $2 WHERE name = $3",
+            values![
+                rule.filter.as_ref().map(ToString::to_string),
+                rule.bytes_per_s,
+                &rule.name
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
     /// Makes a group; false where it exists.
     pub async fn insert_group(&mut self, name: &str, now: i64) -> Result<bool, StoreError> {
         let rows = self

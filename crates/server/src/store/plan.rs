@@ -38,6 +38,7 @@ impl Tx {
             root: self.newest_root().await?.map(|root| root.version),
             log: grown(log, news),
             deltas: self.planned_deltas().await?,
+            groups: self.group_rules().await?,
         })
     }
 }

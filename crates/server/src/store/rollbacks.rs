@@ -10,7 +10,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, device, leave_elf, leave_version, release, reason, state, code, \
-             requested_at, ended_at FROM rollback_order ",
+             requested_at, ended_at, rollout FROM rollback_order ",
             $rest
         )
     };
@@ -28,6 +28,7 @@ fn order(row: &mut Row) -> Result<RollbackOrder, StoreError> {
         code: row.text_maybe()?.as_deref().map(code).transpose()?,
         requested_at: row.int()?,
         ended_at: row.int_maybe()?,
+        rollout: row.int_maybe()?,
     })
 }
 
@@ -69,8 +70,8 @@ impl Tx {
             .unwrap_or(1);
         self.run(
             "INSERT INTO rollback_order (id, device, leave_elf, leave_version, release, reason, \
-             state, code, requested_at, ended_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             state, code, requested_at, ended_at, rollout) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             values![
                 id,
                 &new.device,
@@ -82,10 +83,37 @@ impl Tx {
                 new.code.map(FailureCode::name),
                 new.requested_at,
                 new.ended_at,
+                new.rollout,
             ],
         )
         .await?;
         Ok(RollbackOrder { id, ..new.clone() })
+    }
+
+    /// How many devices a rollout ordered back itself, by where the order stands.
+    pub async fn rollback_counts(
+        &mut self,
+        rollout: i64,
+    ) -> Result<Vec<(RollbackState, u64)>, StoreError> {
+        self.all(
+            "SELECT state, COUNT(*) FROM rollback_order WHERE rollout = $1 GROUP BY state",
+            values![rollout],
+            |row| Ok((state(&row.text()?)?, row.number()?)),
+        )
+        .await
+    }
+
+    /// Devices on which a release is blocked.
+    pub async fn blocked_on(
+        &mut self,
+        release: i64,
+    ) -> Result<std::collections::BTreeSet<String>, StoreError> {
+        let devices = self.all(
+            "SELECT device FROM block WHERE release = $1",
+            values![release],
+            |row| row.text(),
+        );
+        Ok(devices.await?.into_iter().collect())
     }
 
     /// Ends an order that stands.

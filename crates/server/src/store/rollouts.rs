@@ -1,17 +1,22 @@
+use std::sync::Arc;
+
+use fota_proto::AttemptState;
+
 use super::{
     StoreError, Tx,
     db::{Row, values},
 };
 use crate::domain::{
     model::{Rollout, Standing, Target},
-    rollout::Tally,
+    plan::RolloutPlan,
 };
 
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, release, targets, state, held, reason, failures_max, rollback_on_failure, \
-             trial_deadline_s, allow_product_change, idempotency_key, created_at FROM rollout ",
+             trial_deadline_s, allow_product_change, idempotency_key, created_at, plan, wave, \
+             wave_since, wave_devices, created_by, approved_by FROM rollout ",
             $rest
         )
     };
@@ -31,6 +36,12 @@ fn rollout(row: &mut Row) -> Result<Rollout, StoreError> {
         allow_product_change: row.flag()?,
         idempotency_key: row.text_maybe()?,
         created_at: row.int()?,
+        plan: plan(&row.text()?)?,
+        wave: row.number()?,
+        wave_since: row.int()?,
+        wave_devices: row.number_maybe()?,
+        created_by: row.text()?,
+        approved_by: row.text_maybe()?,
     })
 }
 
@@ -51,6 +62,18 @@ fn standing(text: &str) -> Result<Standing, StoreError> {
     found
         .map(|(standing, _)| *standing)
         .ok_or_else(|| StoreError::stored("a rollout state", &text))
+}
+
+/// A plan that was taken once is taken for ever: what is stored was checked.
+fn plan(json: &str) -> Result<Arc<RolloutPlan>, StoreError> {
+    let damaged = || StoreError::stored("a plan", &json);
+    let given = serde_json::from_str(json).map_err(|_| damaged())?;
+    let plan = RolloutPlan::check(&given).map_err(|_| damaged())?;
+    Ok(Arc::new(plan))
+}
+
+fn plan_json(plan: &RolloutPlan) -> String {
+    serde_json::to_string(plan.given()).expect("plain data has a JSON form")
 }
 
 /// Targets are one JSON array, so that starting a rollout writes one row whatever its size.
@@ -76,7 +99,8 @@ impl Tx {
         self.run(
             "INSERT INTO rollout (id, release, targets, state, held, reason, failures_max, \
              rollback_on_failure, trial_deadline_s, allow_product_change, idempotency_key, \
-             created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             created_at, plan, wave, wave_since, created_by) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
             values![
                 id,
                 new.release,
@@ -90,6 +114,10 @@ impl Tx {
                 new.allow_product_change,
                 new.idempotency_key.clone(),
                 new.created_at,
+                plan_json(&new.plan),
+                new.wave,
+                new.wave_since,
+                &new.created_by,
             ],
         )
         .await?;
@@ -98,11 +126,16 @@ impl Tx {
 
     pub async fn set_rollout_standing(&mut self, rollout: &Rollout) -> Result<(), StoreError> {
         self.run(
-            "UPDATE rollout SET state = $1, held = $2, reason = $3 WHERE id = $4",
+            "UPDATE rollout SET state = $1, held = $2, reason = $3, wave = $4, wave_since = $5, \
+             wave_devices = $6, approved_by = $7 WHERE id = $8",
             values![
                 standing_name(rollout.standing),
                 rollout.held,
                 rollout.reason.clone(),
+                rollout.wave,
+                rollout.wave_since,
+                rollout.wave_devices,
+                rollout.approved_by.clone(),
                 rollout.id
             ],
         )
@@ -136,58 +169,25 @@ impl Tx {
         self.all(sql, values![before, limit], rollout).await
     }
 
-    /// Counts the devices that the rollout names and their attempts.
-    pub async fn tally(&mut self, rollout: &Rollout) -> Result<Tally, StoreError> {
-        let attempts = self
-            .all(
-                "SELECT state, COUNT(*) FROM attempt WHERE rollout = $1 AND is_current = 1 \
-                 GROUP BY state",
-                values![rollout.id],
-                |row| Ok((row.parsed()?, row.number()?)),
-            )
-            .await?;
-        let (named, seen) = self.named_and_seen(&rollout.target).await?;
-        Ok(Tally {
-            named,
-            seen,
-            attempts,
-        })
-    }
-
-    async fn named_and_seen(&mut self, target: &Target) -> Result<(u64, u64), StoreError> {
-        if target.all {
-            let sql = "SELECT COUNT(*) FROM device";
-            let seen = self.one(sql, [], |row| row.number()).await?.unwrap_or(0);
-            return Ok((seen, seen));
-        }
-        let names = self.named_devices(target).await?;
-        let mut seen = 0;
-        for name in &names {
-            let sql = "SELECT COUNT(*) FROM device WHERE id = $1";
-            let found = self.one(sql, values![name], |row| row.number::<u64>());
-            seen += found.await?.unwrap_or(0);
-        }
-        Ok((names.len() as u64, seen))
-    }
-
-    /// Ids that a target names, seen or not; for `all` those that were seen.
-    pub async fn named_devices(
+    /// Current attempts by state; one that is to be tried again waits.
+    pub async fn attempts_by_state(
         &mut self,
-        target: &Target,
-    ) -> Result<std::collections::BTreeSet<String>, StoreError> {
-        if target.all {
-            let ids = self.all("SELECT id FROM device", [], |row| row.text());
-            return Ok(ids.await?.into_iter().collect());
-        }
-        let mut names = target.devices.clone();
-        for group in &target.groups {
-            names.extend(self.group_members(group).await?);
-        }
-        if target.seed {
-            let sql = "SELECT id FROM device WHERE protocol = 'seed'";
-            names.extend(self.all(sql, [], |row| row.text()).await?);
-        }
-        Ok(names)
+        rollout: i64,
+    ) -> Result<Vec<(AttemptState, u64)>, StoreError> {
+        self.all(
+            "SELECT CASE WHEN retry_at IS NULL THEN state ELSE 'waiting' END AS shown, COUNT(*) \
+             FROM attempt WHERE rollout = $1 AND is_current = 1 GROUP BY shown",
+            values![rollout],
+            |row| Ok((row.parsed()?, row.number()?)),
+        )
+        .await
+    }
+
+    /// Devices that were ever seen.
+    pub async fn count_devices(&mut self) -> Result<u64, StoreError> {
+        let sql = "SELECT COUNT(*) FROM device";
+        let seen = self.one(sql, [], |row| row.number()).await?;
+        Ok(seen.unwrap_or(0))
     }
 
     /// Bytes of artifact bodies sent for a rollout.

@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_signing.sql"),
     include_str!("migrations/0005_device_identity.sql"),
     include_str!("migrations/0006_deltas.sql"),
+    include_str!("migrations/0007_rollout_plans.sql"),
 ];
 
 pub(super) async fn migrate(store: &Store) -> Result<(), StoreError> {

@@ -126,7 +126,7 @@ async fn render(
         if may_offer || ended < ROLLOUTS_ENDED_SHOWN_MAX {
             ended += usize::from(!may_offer);
             // Counting a rollout's devices is the dear part of this page.
-            rollouts.push(facts::rollout(&mut tx, &plan, &rollout).await?);
+            rollouts.push(facts::rollout(state, &mut tx, &plan, &rollout).await?);
         }
     }
     let Json(summary) = fleet::summary(State(state.clone())).await?;

@@ -111,6 +111,7 @@ fn fleet_deeds() -> Vec<Deed> {
     all.extend(rollout_deeds());
     let back = json!({"to": ["all"], "reason": "too warm"});
     let unblock = ("POST", "/api/v1/devices/{id}/unblock");
+    let tag = ("POST", "/api/v1/devices/{id}/tags");
     let yank = ("POST", "/api/v1/releases/{id}/yank");
     all.extend([
         at(
@@ -118,6 +119,12 @@ fn fleet_deeds() -> Vec<Deed> {
             "/api/v1/rollbacks",
             Body::Json(back),
             &["rollback.requested"],
+        ),
+        Deed::new(
+            tag,
+            "/api/v1/devices/ESP32-001/tags",
+            Body::Json(json!({"set": {"site": "north"}})),
+            &["device.tagged"],
         ),
         Deed::new(
             unblock,
@@ -135,7 +142,7 @@ fn fleet_deeds() -> Vec<Deed> {
     all
 }
 
-fn group_deeds() -> [Deed; 4] {
+fn group_deeds() -> [Deed; 5] {
     let (add, take) = (
         ("POST", "/api/v1/groups/{name}/devices"),
         ("DELETE", "/api/v1/groups/{name}/devices/{id}"),
@@ -145,9 +152,12 @@ fn group_deeds() -> [Deed; 4] {
     let named = Body::Json(json!({"add": ["ESP32-001"]}));
     let remove = ("DELETE", "/api/v1/groups/{name}");
     let yard = Body::Json(json!({"name": "yard"}));
+    let rule = ("POST", "/api/v1/groups/{name}/rule");
+    let filter = Body::Json(json!({"filter": "chip == esp32c3", "bytes_per_s": 1000}));
     [
         at("POST", "/api/v1/groups", yard, &["group.created"]),
         Deed::new(add, members, named, &["group.changed"]),
+        Deed::new(rule, "/api/v1/groups/yard/rule", filter, &["group.changed"]),
         Deed::new(take, member, Body::Nothing, &["group.changed"]),
         Deed::new(
             remove,
@@ -158,8 +168,10 @@ fn group_deeds() -> [Deed; 4] {
     ]
 }
 
-fn rollout_deeds() -> [Deed; 5] {
-    let to_all = Body::Json(json!({"release": "1.0.6", "to": ["all"]}));
+fn rollout_deeds() -> [Deed; 6] {
+    let plan = json!({"waves": [{"percent": 5}, {"percent": 100}]});
+    let to_all = Body::Json(json!({"release": "1.0.6", "to": ["all"], "plan": plan}));
+    let promote = ("POST", "/api/v1/rollouts/{id}/promote");
     let why = Body::Json(json!({"reason": "lunch"}));
     let pause = ("POST", "/api/v1/rollouts/{id}/pause");
     let resume = ("POST", "/api/v1/rollouts/{id}/resume");
@@ -173,6 +185,12 @@ fn rollout_deeds() -> [Deed; 5] {
             "/api/v1/rollouts/1/resume",
             Body::Nothing,
             &["rollout.resumed"],
+        ),
+        Deed::new(
+            promote,
+            "/api/v1/rollouts/1/promote",
+            Body::Nothing,
+            &["rollout.promoted"],
         ),
         Deed::new(
             retry,
@@ -309,8 +327,11 @@ pub async fn prepare(server: &Server) {
 }
 
 /// Routes that take another method than GET and change nothing of the fleet.
-const NO_DEEDS: [&str; 3] = [
+const NO_DEEDS: [&str; 5] = [
     "/api/v1/rollouts/preview",
+    "/api/v1/rollouts/dry-run",
+    // Takes a second person: `waves::somebody_else_must_approve`.
+    "/api/v1/rollouts/{id}/approve",
     // These two are sessions: `sessions_and_failed_logins_are_in_the_log`.
     "/api/v1/session",
     "/d/v1/check-in",

@@ -160,6 +160,29 @@ fn bad_rollouts(path: &str) -> Vec<Bad> {
         bad("trial_deadline_s", json!(4_000_000_000u32)),
         bad("allow_product_change", json!(1)),
         bad("idempotency_key", json!("")),
+        bad("plan", json!(5)),
+        at_plan(path, "plan.filter", json!({"filter": "version <"})),
+        at_plan(
+            path,
+            "plan.waves.percent",
+            json!({"waves": [{"percent": 5}]}),
+        ),
+        at_plan(
+            path,
+            "plan.limits.parallel",
+            json!({"limits": {"parallel": 0}}),
+        ),
+        at_plan(
+            path,
+            "plan.waves[0].percent",
+            json!({"waves": [{"percent": 101}]}),
+        ),
+        at_plan(
+            path,
+            "plan.timeouts.trial",
+            json!({"timeouts": {"trial": "soon"}}),
+        ),
+        at_plan(path, "plan.surprise", json!({"surprise": 1})),
         bad("idempotency_key", json!("k".repeat(129))),
         Bad {
             field: Some("to[0]"),
@@ -167,6 +190,11 @@ fn bad_rollouts(path: &str) -> Vec<Bad> {
         },
     ]);
     all
+}
+
+fn at_plan(path: &str, field: &'static str, plan: Value) -> Bad {
+    let body = json!({"release": "1.0.5", "to": ["all"], "plan": plan});
+    Bad::json(path, body, 400, field)
 }
 
 fn bad_reasons(before: &str, after: &str) -> Vec<Bad> {
@@ -414,9 +442,47 @@ fn bad_devices(method: &str, path: &str) -> Option<Vec<Bad>> {
             ));
             all
         }
+        ("GET", "/api/v1/devices/{id}/why") => {
+            let mut all = bad_ids("/api/v1/devices/", "/why", "id");
+            all.push(Bad::path("/api/v1/devices/nobody/why", 404, "id"));
+            all
+        }
         ("POST", "/api/v1/devices/{id}/unblock") => bad_unblocks(),
+        ("POST", "/api/v1/devices/{id}/tags") => bad_tags(),
         _ => return None,
     })
+}
+
+fn bad_tags() -> Vec<Bad> {
+    let path = "/api/v1/devices/known/tags";
+    let many: std::collections::BTreeMap<String, &str> =
+        (0..33).map(|number| (format!("t{number}"), "x")).collect();
+    let mut all = any_json(path);
+    all.extend([
+        Bad::json("/api/v1/devices/a%20b/tags", json!({}), 400, "id"),
+        Bad::json(path, json!({"set": 5}), 400, "set"),
+        Bad::json(path, json!({"set": {"a b": "x"}}), 400, "set"),
+        Bad::json(path, json!({"set": {"a": ""}}), 400, "set"),
+        Bad::json(path, json!({"set": {"a": "x\n"}}), 400, "set"),
+        Bad::json(path, json!({"set": {"a": "x".repeat(65)}}), 400, "set"),
+        Bad::json(path, json!({"set": many}), 400, "set"),
+        Bad::json(path, json!({"remove": ["../x"]}), 400, "remove"),
+    ]);
+    all
+}
+
+fn bad_rules() -> Vec<Bad> {
+    let path = "/api/v1/groups/hall/rule";
+    let mut all = any_json(path);
+    all.extend([
+        Bad::json("/api/v1/groups/nobody/rule", json!({}), 404, "name"),
+        Bad::json("/api/v1/groups/a%20b/rule", json!({}), 400, "name"),
+        Bad::json(path, json!({"filter": "chip =="}), 400, "filter"),
+        Bad::json(path, json!({"filter": "x".repeat(2000)}), 400, "filter"),
+        Bad::json(path, json!({"bytes_per_s": 0}), 400, "bytes_per_s"),
+        Bad::json(path, json!({"bytes_per_s": -5}), 400, "bytes_per_s"),
+    ]);
+    all
 }
 
 fn bad_unblocks() -> Vec<Bad> {
@@ -459,6 +525,7 @@ fn bad_groups(method: &str, path: &str) -> Option<Vec<Bad>> {
             all
         }
         ("POST", "/api/v1/groups/{name}/devices") => bad_additions(),
+        ("POST", "/api/v1/groups/{name}/rule") => bad_rules(),
         ("DELETE", "/api/v1/groups/{name}/devices/{id}") => {
             let mut all = bad_ids("/api/v1/groups/hall/devices/", "", "id");
             all.extend(bad_ids("/api/v1/groups/", "/devices/known", "name"));
@@ -501,6 +568,8 @@ fn bad_rollout_calls(method: &str, path: &str) -> Option<Vec<Bad>> {
         ("POST", "/api/v1/rollouts/{id}/resume") => bad_reasons("/api/v1/rollouts/", "/resume"),
         ("POST", "/api/v1/rollouts/{id}/abort") => bad_reasons("/api/v1/rollouts/", "/abort"),
         ("POST", "/api/v1/rollouts/{id}/retry") => bad_reasons("/api/v1/rollouts/", "/retry"),
+        ("POST", "/api/v1/rollouts/{id}/promote") => bad_reasons("/api/v1/rollouts/", "/promote"),
+        ("POST", "/api/v1/rollouts/{id}/approve") => bad_reasons("/api/v1/rollouts/", "/approve"),
         _ => return None,
     })
 }

@@ -37,4 +37,5 @@ mod seed_contract;
 mod signed;
 mod start;
 mod tls;
+mod waves;
 mod web;

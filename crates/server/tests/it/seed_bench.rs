@@ -197,6 +197,9 @@ impl Bench {
             challenge: None,
             log: None,
             patches: None,
+            attributes: None,
+            metrics: None,
+            waits: None,
         };
         let mut buffer = [0; 1024];
         let body = encode(&check_in, &mut buffer).expect("fits").to_vec();

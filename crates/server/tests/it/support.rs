@@ -589,6 +589,9 @@ impl TestDevice {
             challenge: self.challenge,
             log: self.log,
             patches: self.patches,
+            attributes: None,
+            metrics: None,
+            waits: None,
         };
         let mut buffer = [0; 1024];
         checkin::encode(&check_in, &mut buffer)

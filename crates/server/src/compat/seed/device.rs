@@ -92,6 +92,9 @@ pub fn sighting(id: &DeviceId, stored: Option<&Device>) -> Report {
         reset: None,
         trust: Trust::default(),
         patches: None,
+        attributes: std::collections::BTreeMap::new(),
+        metrics: std::collections::BTreeMap::new(),
+        waits: None,
     }
 }
 
@@ -279,6 +282,12 @@ mod tests {
             allow_product_change: true,
             idempotency_key: None,
             created_at: 0,
+            plan: std::sync::Arc::default(),
+            wave: 0,
+            wave_since: 0,
+            wave_devices: None,
+            created_by: String::new(),
+            approved_by: None,
         }
     }
 
@@ -325,6 +334,7 @@ mod tests {
                         self.facts.blocked.insert(release);
                     }
                     Change::Queue(_) => {}
+                    Change::Leave(_) | Change::Charge { .. } | Change::Waits { .. } => {}
                 }
             }
         }
@@ -363,6 +373,7 @@ mod tests {
                 code: None,
                 requested_at: 0,
                 ended_at: None,
+                rollout: None,
             });
         }
 

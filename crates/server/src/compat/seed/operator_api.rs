@@ -28,7 +28,7 @@ use crate::{
         model::{Attempt, Plan, Release, RollbackOrder, SEED_DEVICES, Standing},
     },
     service::{commit_by, releases, rollbacks, rollouts},
-    store::{StoreError, Tx, protocol_name},
+    store::{StoreError, Tx},
     web::time,
 };
 
@@ -174,6 +174,7 @@ async fn offer_to_seed_devices(
         trial_deadline_s: None,
         allow_product_change: true,
         idempotency_key: None,
+        plan: None,
     };
     rollouts::start(state, &request, by).await?;
     Ok(())
@@ -274,7 +275,7 @@ pub async fn status(State(state): State<AppState>) -> Reply {
         };
         let mut record = standing.record(&plan, attempt.as_ref());
         record["current_version"] = json!(device.version);
-        record["protocol"] = protocol_name(device.protocol).into();
+        record["protocol"] = device.protocol.name().into();
         devices.insert(device.id, record);
     }
     let offered = seed_rollouts(&mut tx).await?.into_iter().next();

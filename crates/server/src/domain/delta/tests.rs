@@ -272,6 +272,9 @@ fn who_cannot_prove_what_comes_out_is_no_taker() {
             ..Trust::default()
         },
         patches: Some(PatchProfile::Small),
+        attributes: Default::default(),
+        metrics: Default::default(),
+        waits: None,
         first_seen: 0,
         last_seen: 0,
     };

@@ -55,7 +55,8 @@ impl Work<'_> {
         };
         match choose(taker, release, &deltas, now) {
             Choice::Wait { until } => {
-                self.waits_until = Some(until);
+                self.learn_until(Some(until));
+                self.waits_for_patch = true;
                 true
             }
             Choice::Artifact => false,

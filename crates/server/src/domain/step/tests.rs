@@ -8,8 +8,12 @@ use fota_proto::{
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
+use fota_proto::checkin::Phase;
+
 use super::*;
-use crate::domain::model::{Outcome, Progress, Signed, Slot, Standing, Target, install_order};
+use crate::domain::model::{
+    OrderId, Outcome, Progress, Protocol, Rollout, Signed, Slot, Standing, Target, install_order,
+};
 
 const DEVICE: &str = "ESP32-001";
 
@@ -70,6 +74,12 @@ fn rollout(id: i64, release: i64, standing: Standing, held: bool) -> Rollout {
         allow_product_change: false,
         idempotency_key: None,
         created_at: 0,
+        plan: std::sync::Arc::default(),
+        wave: 0,
+        wave_since: 0,
+        wave_devices: None,
+        created_by: String::new(),
+        approved_by: None,
     }
 }
 
@@ -85,6 +95,7 @@ fn rollback(id: i64, leave: i64) -> RollbackOrder {
         code: None,
         requested_at: 0,
         ended_at: None,
+        rollout: None,
     }
 }
 
@@ -162,6 +173,9 @@ fn report() -> impl Strategy<Value = Report> {
                 log: None,
             },
             patches: None,
+            attributes: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            waits: None,
         },
     )
 }
@@ -258,6 +272,9 @@ impl World {
                 }
                 Change::Block { release, .. } => assert!(self.facts.blocked.insert(*release)),
                 Change::Queue(_) => {}
+                Change::Leave(_) | Change::Charge { .. } | Change::Waits { .. } => {
+                    unreachable!("no plan here tries again or limits: {change:?}")
+                }
             }
         }
     }
