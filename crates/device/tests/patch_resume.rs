@@ -225,6 +225,13 @@ fn sectors_that_hold_the_right_bytes_are_not_erased() {
         device.update(&new);
         assert_eq!(erases(&device), erased, "{at}");
     }
+    // With its head it could be booted: that goes first, and its sector with it.
+    let (mut device, new) = small();
+    let mut there = new.bytes().to_vec();
+    there[SHORT_BYTES - 9] ^= 1;
+    device.bench.flash.load(SLOTS[1], &there).unwrap();
+    device.update(&new);
+    assert_eq!(erases(&device), 6);
 }
 
 proptest! {
