@@ -77,7 +77,7 @@ fn a_patch_may_copy_the_head_of_the_new_image() {
 fn a_patch_that_costs_more_than_the_artifact_is_not_used() {
     let (mut device, new) = pair(SHORT_BYTES, PatchProfile::Small);
     let mut long = patch(None, &new, Profile::Small); // noise hardly compresses
-    long.resize(SHORT_BYTES, 0);
+    long.resize(SHORT_BYTES + 1_000, 0);
     let new = new.offering(long);
     assert_eq!(device.update(&new), artifact_from(&new, 0));
 }
