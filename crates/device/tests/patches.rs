@@ -54,10 +54,31 @@ fn a_compressed_image_needs_no_old_one() {
     assert_eq!(device.bench.patch_ends, []);
 }
 
+/// The head is not in flash while the patch is decoded, and a match may lead to it.
+#[test]
+fn a_patch_may_copy_the_head_of_the_new_image() {
+    let mut device = Patched::new(SHORT_BYTES, SLOT_BYTES, Some(PatchProfile::Small));
+    let build = |head: &[u8]| {
+        let builder = fota_image::build::ImageBuilder::new(fota_image::app::Chip::Esp32);
+        let builder = builder.version("2.0.0").project("acme");
+        let mut content = vec![0; 6_000];
+        content[5_000..5_000 + head.len()].copy_from_slice(head);
+        builder.content(&content).size(20_000).build().unwrap()
+    };
+    let head = build(&[])[..24].to_vec();
+    let new = build(&head);
+    assert_eq!(new[..24], head);
+    let new = Artifact::new(new).patched(None, Profile::Small);
+    assert_eq!(device.update(&new), undisturbed(&new));
+    assert_eq!(device.bench.patch_ends, []);
+}
+
 #[test]
 fn a_patch_that_costs_more_than_the_artifact_is_not_used() {
-    let (mut device, new) = pair(IMAGE_BYTES, PatchProfile::Small);
-    let new = new.patched(None, Profile::Small); // noise does not compress
+    let (mut device, new) = pair(SHORT_BYTES, PatchProfile::Small);
+    let mut long = patch(None, &new, Profile::Small); // noise hardly compresses
+    long.resize(SHORT_BYTES + 1_000, 0);
+    let new = new.offering(long);
     assert_eq!(device.update(&new), artifact_from(&new, 0));
 }
 
