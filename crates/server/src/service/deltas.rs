@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Asks for the patches that devices of a rollout are likely to want when it starts: out of what
-/// most of them run, and the compressed images for the rest.
+/// most of them run, and the compressed image for those that run what nobody uploaded.
 pub async fn queue_for_rollout(
     state: &AppState,
     tx: &mut Tx,
@@ -36,22 +36,22 @@ pub async fn queue_for_rollout(
         return Ok(());
     }
     let now = state.now_ms();
-    let mut compressed = Vec::new();
     let mut sources = Vec::new();
     for (elf, profile, _) in tx.patch_sources(target).await? {
         let Some(profile) = profile_of(&profile) else {
             continue;
         };
-        if !compressed.contains(&profile) {
-            compressed.push(profile);
+        let source = match tx.release_by_elf(elf).await? {
+            Some(from) if from.id == release.id => continue,
+            from => (from.map(|from| from.id), profile),
+        };
+        if !sources.contains(&source) {
+            sources.push(source);
         }
-        match tx.release_by_elf(elf).await? {
-            Some(from) if from.id != release.id => sources.push((Some(from.id), profile)),
-            _ => {}
+        if sources.len() == SOURCES_AT_START_MAX {
+            break;
         }
     }
-    sources.truncate(SOURCES_AT_START_MAX);
-    sources.extend(compressed.into_iter().map(|profile| (None, profile)));
     for (from, profile) in sources {
         let wanted = Wanted {
             release: release.id,
