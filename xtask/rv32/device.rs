@@ -14,7 +14,8 @@ use embedded_storage::nor_flash::{
     ErrorType, MultiwriteNorFlash, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash,
 };
 use fota_device::{
-    BootInfo, CHECK_IN_BYTES_MAX, Next, ResetNow, Started, Trust, Updater, Workspace,
+    BootInfo, CHECK_IN_BYTES_MAX, DefaultDecoder, Next, PatchDecoder, ResetNow, SmallDecoder, Started,
+    Trust, Updater, Workspace,
 };
 use fota_image::app::Chip;
 use fota_proto::checkin::ResetReason;
@@ -26,12 +27,18 @@ static FACTORY: &[u8] = include_bytes!("../flash.bin");
 static ROOT: &[u8] = include_bytes!("../root.bin");
 static ANSWER_PLAIN: &[u8] = include_bytes!("../answer-plain.bin");
 static ANSWER_SIGNED: &[u8] = include_bytes!("../answer-signed.bin");
+static ANSWER_SMALL: &[u8] = include_bytes!("../answer-small.bin");
+static ANSWER_DEFAULT: &[u8] = include_bytes!("../answer-default.bin");
+static PATCH_SMALL: &[u8] = include_bytes!("../patch-small.bin");
+static PATCH_DEFAULT: &[u8] = include_bytes!("../patch-default.bin");
 static RELEASE: &[u8] = include_bytes!("../release.bin");
 static IMAGE: &[u8] = include_bytes!("../image.bin");
 static ARTIFACT: &[u8] = include_bytes!("../artifact.bin");
 
 static mut FLASH: [u8; FLASH_BYTES] = [0; FLASH_BYTES];
 static mut WORKSPACE: Workspace = Workspace::new();
+static mut SMALL: SmallDecoder = SmallDecoder::new();
+static mut DEFAULT: DefaultDecoder = DefaultDecoder::new();
 
 const NONCE: u64 = 7;
 /// Bytes of a packet, about.
@@ -116,41 +123,91 @@ fn factory() -> Ram {
     Ram(flash)
 }
 
+/// What one path has, and what it is told.
+struct Path {
+    name: &'static str,
+    trust: Trust<'static>,
+    decoder: Option<&'static mut dyn PatchDecoder>,
+    answer: &'static [u8],
+    /// What it downloads: the image, the artifact, the index and a patch.
+    blobs: [&'static [u8]; 2],
+}
+
 #[inline(never)]
-fn update(path: &str, trust: Trust<'static>, answer: &[u8], blob: &[u8]) {
+fn update(path: Path) {
+    let Path { name, trust, decoder, answer, blobs } = path;
     let flash = factory();
-    let started = step(path, "start", || Updater::start(flash, boot_info(), trust));
+    let started = step(name, "start", || Updater::start(flash, boot_info(), trust));
     let Ok(Started::Run(mut updater)) = started else {
         panic!("not started");
     };
-    let mut buffer = [0; CHECK_IN_BYTES_MAX];
-    step(path, "check_in", || updater.check_in(NONCE, 1, &mut buffer).len());
-    let mut next = step(path, "answer", || updater.answer(answer)).expect("an answer");
-    if let Next::FetchRelease { .. } = next {
-        next = step(path, "release", || updater.release(RELEASE)).expect("a release");
+    if let Some(decoder) = decoder {
+        updater.apply_patches_with(decoder);
     }
-    let Next::Download(part) = next else {
-        panic!("{next:?}");
-    };
-    assert!((part.from, part.to) == (0, blob.len() as u32), "{part:?}");
-    step(path, "receive", || {
-        for piece in blob.chunks(PIECE_BYTES) {
-            updater.receive(piece).expect("the right bytes");
-        }
-    });
-    let verified = step(path, "prove", || updater.prove()).expect("proven");
-    let _: ResetNow = step(path, "activate", || verified.activate()).expect("activated");
-    let _ = writeln!(Uart, "{path} updater {}", size_of::<Updater<'static, Ram>>());
+    let mut buffer = [0; CHECK_IN_BYTES_MAX];
+    step(name, "check_in", || updater.check_in(NONCE, 1, &mut buffer).len());
+    let mut next = step(name, "answer", || updater.answer(answer)).expect("an answer");
+    if let Next::FetchRelease { .. } = next {
+        next = step(name, "release", || updater.release(RELEASE)).expect("a release");
+    }
+    let mut downloaded = 0;
+    while let Next::Download(part) = next {
+        let blob = blobs.iter().find(|blob| blob.len() == part.bytes as usize).expect("a blob");
+        let body = &blob[part.from as usize..part.to as usize];
+        downloaded += body.len();
+        step(name, "receive", || {
+            for piece in body.chunks(PIECE_BYTES) {
+                updater.receive(piece).expect("the right bytes");
+            }
+        });
+        next = updater.next();
+    }
+    let verified = step(name, "prove", || updater.prove()).expect("proven");
+    let _: ResetNow = step(name, "activate", || verified.activate()).expect("activated");
+    let updater = size_of::<Updater<'static, Ram>>();
+    let _ = writeln!(Uart, "{name} updater {updater} downloaded {downloaded}");
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
-    update("plain", Trust::Anybody, ANSWER_PLAIN, IMAGE);
-    // SAFETY: there is one thread, and it is borrowed once.
-    let workspace = unsafe { &mut *&raw mut WORKSPACE };
-    update("signed", Trust::Root(ROOT, workspace), ANSWER_SIGNED, ARTIFACT);
+    // SAFETY: there is one thread, and the update before has ended.
+    let trust = || Trust::Root(ROOT, unsafe { &mut *&raw mut WORKSPACE });
+    // SAFETY: there is one thread, and each is borrowed once.
+    let (small, default) = unsafe { (&mut *&raw mut SMALL, &mut *&raw mut DEFAULT) };
+    update(Path {
+        name: "plain",
+        trust: Trust::Anybody,
+        decoder: None,
+        answer: ANSWER_PLAIN,
+        blobs: [IMAGE, IMAGE],
+    });
+    update(Path {
+        name: "signed",
+        trust: trust(),
+        decoder: None,
+        answer: ANSWER_SIGNED,
+        blobs: [ARTIFACT, ARTIFACT],
+    });
+    update(Path {
+        name: "small",
+        trust: trust(),
+        decoder: Some(small),
+        answer: ANSWER_SMALL,
+        blobs: [ARTIFACT, PATCH_SMALL],
+    });
+    update(Path {
+        name: "default",
+        trust: trust(),
+        decoder: Some(default),
+        answer: ANSWER_DEFAULT,
+        blobs: [ARTIFACT, PATCH_DEFAULT],
+    });
     let text = support::text_bytes();
-    let (workspace, messages) = (size_of::<Workspace>(), 2 * CHECK_IN_BYTES_MAX);
-    let _ = writeln!(Uart, "all text {text} workspace {workspace} messages {messages}");
+    let (workspace, message) = (size_of::<Workspace>(), CHECK_IN_BYTES_MAX);
+    let (small, default) = (size_of::<SmallDecoder>(), size_of::<DefaultDecoder>());
+    let _ = writeln!(
+        Uart,
+        "all text {text} workspace {workspace} message {message} small {small} default {default}"
+    );
     exit(0x5555)
 }

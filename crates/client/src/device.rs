@@ -123,34 +123,56 @@ impl DeviceClient {
         Ok(body)
     }
 
-    /// The bytes of a blob in this range, which ends at the end of the blob or before it.
+    /// The bytes of a blob from the start of this range to the end of the blob, which is the end of
+    /// the range. From 0 on no part is asked for, so that any cache can answer.
     ///
     /// # Errors
     /// [`Error::Protocol`] where status or `Content-Range` are not those of the bytes asked for.
     pub async fn blob(&self, sha256: &Sha256, range: Range<u64>) -> Result<Blob> {
-        let url = format!("{}/d/v1/blobs/{sha256}", self.base);
-        let (from, to) = (range.start, range.end);
-        // From the front too: what is behind the range would be sent before the connection ends.
-        let last = to.saturating_sub(1);
-        let request = self.http.get(&url);
-        let mut request = request.header(header::RANGE, format!("bytes={from}-{last}"));
-        if let Some(id) = &self.id {
-            request = request.header("Device-ID", id);
+        if range.start > 0 {
+            return self.blob_part(sha256, range).await;
         }
-        let response = send(request).await?;
-        let is_whole = from == 0 && response.status() == StatusCode::OK;
-        let total = match is_whole {
-            true => whole(&response),
-            false => part(&response, &range),
-        };
-        let total = total.map_err(|reason| Error::protocol(&url, reason))?;
+        let url = self.blob_url(sha256);
+        let response = send(self.blob_request(&url)).await?;
+        let total = whole(&response).map_err(|reason| Error::protocol(&url, reason))?;
         Ok(Blob {
             response,
             url,
             total,
-            end: if is_whole { total } else { to },
-            position: from,
+            end: total,
+            position: 0,
         })
+    }
+
+    /// The bytes of a blob in this range, and no more.
+    ///
+    /// # Errors
+    /// As those of [`DeviceClient::blob`].
+    pub async fn blob_part(&self, sha256: &Sha256, range: Range<u64>) -> Result<Blob> {
+        let url = self.blob_url(sha256);
+        let last = range.end.saturating_sub(1);
+        let bytes = format!("bytes={}-{last}", range.start);
+        let response = send(self.blob_request(&url).header(header::RANGE, bytes)).await?;
+        let total = part(&response, &range).map_err(|reason| Error::protocol(&url, reason))?;
+        Ok(Blob {
+            response,
+            url,
+            total,
+            end: range.end,
+            position: range.start,
+        })
+    }
+
+    fn blob_url(&self, sha256: &Sha256) -> String {
+        format!("{}/d/v1/blobs/{sha256}", self.base)
+    }
+
+    fn blob_request(&self, url: &str) -> reqwest::RequestBuilder {
+        let request = self.http.get(url);
+        match &self.id {
+            Some(id) => request.header("Device-ID", id),
+            None => request,
+        }
     }
 }
 

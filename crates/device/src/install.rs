@@ -131,13 +131,14 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             return Err(ReceiveError::NotDownloading);
         };
         if !matches!(job.stage, Stage::Downloading) {
-            return Err(match bytes.len() as u32 {
-                0 => return Ok(()),
-                surplus if matches!(job.stage, Stage::Complete) => {
-                    ReceiveError::TooMany { surplus }
-                }
-                _ => ReceiveError::NotDownloading,
-            });
+            let is_complete = matches!(job.stage, Stage::Complete);
+            return match bytes.len() as u32 {
+                0 => Ok(()),
+                // The end of a patch may say nothing more.
+                _ if is_complete && job.patching.is_some() => Ok(()),
+                surplus if is_complete => Err(ReceiveError::TooMany { surplus }),
+                _ => Err(ReceiveError::NotDownloading),
+            };
         }
         if job.patching.is_some() {
             return self.receive_patch(slot, bytes);
@@ -363,7 +364,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         };
         let running = trust.facts.of(self.image.elf);
         let this = Device {
-            product: self.image.project.as_str(),
+            product: self.project.as_str(),
             chip: self.boot.chip.id(),
             hardware: self.boot.hardware,
             epoch: trust.facts.epoch,

@@ -4,7 +4,8 @@
 //! It never allocates, never touches the network, the clock or the reset line (the caller owns
 //! them), never writes the running slot, and never lets anything unproven be bootable, not even
 //! for one flash operation. It works with the stock ESP-IDF bootloader built with rollback and
-//! without. Where releases are signed it needs a partition of two sectors for what it trusts.
+//! without. Where releases are signed it needs a partition of two sectors for what it trusts, and
+//! can make the image out of the running one and a patch.
 //!
 //! Main path: [`Updater::start`] reads what the flash says and guards a trial;
 //! [`Updater::check_in`] and [`Updater::answer`] talk to the server and say what is [`Next`];
@@ -18,11 +19,20 @@
 //! | `install` | order → download → proof → activation |
 //! | `trust` | whom the device trusts, kept through power cuts |
 //! | `feed` | an artifact as it comes in: every chunk is proven before it is programmed |
+//! | `patch` | a patch as it comes in: every chunk that it makes is proven likewise |
+//! | `decoder` | what applies patches, and the images as it reads them |
+//! | `keep` | a large patch, kept behind the image while it is under way |
 //! | `job` | what is erased and written in the slot; resume without a journal |
 //! | `trial` | what a start means; confirm, reject, deadline, rollback |
 //! | `choice` | changes to otadata that a power cut cannot turn against the device |
 //! | `mark` | what is noted in the free bytes of an otadata entry |
 //! | `flash` | the one gate that every write passes |
+//!
+//! # Memory
+//!
+//! [`Updater`], [`Workspace`], one message of 1 KiB (an answer may take the place of its check-in)
+//! and the stack are under 20 KiB where releases are signed. With a [`SmallDecoder`] it is 32 KiB,
+//! with a [`DefaultDecoder`] 48. `cargo xtask rv32-device` measures all of it on a RISC-V.
 //!
 //! # What it cannot do
 //!
@@ -36,14 +46,16 @@
 //! ```no_run
 //! use embedded_storage::nor_flash::MultiwriteNorFlash;
 //! use fota_device::{
-//!     BootInfo, CHECK_IN_BYTES_MAX, Download, Next, Started, Trust, Updater, Workspace,
+//!     BootInfo, CHECK_IN_BYTES_MAX, Download, Next, SmallDecoder, Started, Trust, Updater,
+//!     Workspace,
 //! };
 //!
 //! use fota_proto::Sha256;
 //!
 //! /// What the caller brings.
 //! trait Board {
-//!     fn post_check_in(&mut self, request: &[u8], answer: &mut [u8]) -> Option<usize>;
+//!     /// Sends the first `length` bytes of `message`; the answer takes their place.
+//!     fn post_check_in(&mut self, message: &mut [u8], length: usize) -> Option<usize>;
 //!     fn get_root(&mut self, version: u32, body: &mut [u8]) -> Option<usize>;
 //!     fn get_blob(&mut self, name: Sha256, body: &mut [u8]) -> Option<usize>;
 //!     fn get_log_proof(&mut self, of: Sha256, size: u64, body: &mut [u8]) -> Option<usize>;
@@ -62,7 +74,8 @@
 //! fn run(
 //!     flash: impl MultiwriteNorFlash,
 //!     boot: BootInfo,
-//!     workspace: &mut Workspace, // of a static
+//!     workspace: &mut Workspace,  // of a static
+//!     decoder: &mut SmallDecoder, // likewise; or a DefaultDecoder, or none
 //!     board: &mut impl Board,
 //! ) -> ! {
 //!     let trust = Trust::Root(ROOT, workspace);
@@ -70,51 +83,52 @@
 //!         Ok(Started::Run(updater)) => updater,
 //!         Ok(Started::Reset(_)) | Err(_) => board.reset(),
 //!     };
-//!     let mut buffer = [0; CHECK_IN_BYTES_MAX];
-//!     let mut answer = [0; CHECK_IN_BYTES_MAX];
+//!     updater.apply_patches_with(decoder);
+//!     let mut message = [0; CHECK_IN_BYTES_MAX];
 //!     let mut next = Next::CheckIn;
 //!     loop {
 //!         next = match next {
 //!             Next::CheckIn => {
-//!                 let request = updater.check_in(board.random(), board.uptime_s(), &mut buffer);
-//!                 match board.post_check_in(request, &mut answer) {
+//!                 let (nonce, uptime_s) = (board.random(), board.uptime_s());
+//!                 let length = updater.check_in(nonce, uptime_s, &mut message).len();
+//!                 match board.post_check_in(&mut message, length) {
 //!                     Some(length) => {
 //!                         if updater.is_on_trial() && board.self_test() {
 //!                             let _ = updater.confirm();
 //!                         }
-//!                         let next = updater.answer(&answer[..length]);
+//!                         let next = updater.answer(&message[..length]);
 //!                         next.unwrap_or(Next::Wait { seconds: 60 })
 //!                     }
 //!                     None => Next::Wait { seconds: 60 },
 //!                 }
 //!             }
-//!             Next::FetchRoot { version } => match board.get_root(version, &mut answer) {
+//!             Next::FetchRoot { version } => match board.get_root(version, &mut message) {
 //!                 Some(length) => {
-//!                     let next = updater.root(&answer[..length]);
+//!                     let next = updater.root(&message[..length]);
 //!                     next.unwrap_or(Next::Wait { seconds: 60 })
 //!                 }
 //!                 None => Next::Wait { seconds: 60 },
 //!             },
-//!             Next::FetchRelease { release } => match board.get_blob(release, &mut answer) {
+//!             Next::FetchRelease { release } => match board.get_blob(release, &mut message) {
 //!                 Some(length) => {
-//!                     let next = updater.release(&answer[..length]);
+//!                     let next = updater.release(&message[..length]);
 //!                     next.unwrap_or(Next::Wait { seconds: 60 })
 //!                 }
 //!                 None => Next::Wait { seconds: 60 },
 //!             },
 //!             Next::FetchLogProof { release, size } => {
-//!                 match board.get_log_proof(release, size, &mut answer) {
+//!                 match board.get_log_proof(release, size, &mut message) {
 //!                     Some(length) => {
-//!                         let next = updater.log_proof(&answer[..length]);
+//!                         let next = updater.log_proof(&message[..length]);
 //!                         next.unwrap_or(Next::Wait { seconds: 60 })
 //!                     }
 //!                     None => Next::Wait { seconds: 60 },
 //!                 }
 //!             }
 //!             Next::FetchLogGrowth { from, to } => {
-//!                 match board.get_log_growth(from, to, &mut answer) {
+//!                 match board.get_log_growth(from, to, &mut message) {
 //!                     Some(length) => {
-//!                         let next = updater.log_growth(&answer[..length]);
+//!                         let next = updater.log_growth(&message[..length]);
 //!                         next.unwrap_or(Next::Wait { seconds: 60 })
 //!                     }
 //!                     None => Next::Wait { seconds: 60 },
@@ -122,7 +136,9 @@
 //!             }
 //!             Next::Download(part) => {
 //!                 board.fetch(&part, |bytes| updater.receive(bytes).is_ok());
-//!                 updater.next() // the rest where the link was lost, or Prove
+//!                 // The rest where the link was lost, what comes first, the artifact where a
+//!                 // patch does not work, or Prove.
+//!                 updater.next()
 //!             }
 //!             Next::Prove => match updater.prove().map(|verified| verified.activate()) {
 //!                 Ok(Ok(_)) => board.reset(),

@@ -29,7 +29,6 @@ pub(crate) struct Slot {
 pub(crate) struct Content {
     pub(crate) elf: Sha256,
     pub(crate) version: Text<32>,
-    pub(crate) project: Text<32>,
 }
 
 impl Content {
@@ -39,12 +38,10 @@ impl Content {
             Some(desc) => Self {
                 elf: Sha256(desc.app_elf_sha256),
                 version: desc.version,
-                project: desc.project_name,
             },
             None => Self {
                 elf: Sha256([0; 32]),
                 version: Text::default(),
-                project: Text::default(),
             },
         }
     }
@@ -85,14 +82,17 @@ impl Slot {
         Self::numbered(layout, next).filter(|slot| slot.number != running)
     }
 
-    /// What the image that runs says of itself; its bytes were proven by the bootloader.
-    pub(crate) fn read_desc<F>(&self, flash: &mut Guarded<F>) -> Result<Content, Fault>
+    /// What the image that runs says of itself, and of which project it is; its bytes were proven
+    /// by the bootloader.
+    pub(crate) fn read_desc<F>(&self, flash: &mut Guarded<F>) -> Result<(Content, Text<32>), Fault>
     where
         F: MultiwriteNorFlash,
     {
         let mut bytes = [0; DESC_BYTES];
         flash.read(self.region.offset + DESC_OFFSET as u32, &mut bytes)?;
-        Ok(Content::new(AppDesc::parse(&bytes)))
+        let desc = AppDesc::parse(&bytes);
+        let project = desc.map_or_else(Text::default, |desc| desc.project_name);
+        Ok((Content::new(desc), project))
     }
 
     /// What the slot holds, if that is an image this chip would boot. Reads it whole.

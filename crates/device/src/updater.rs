@@ -2,6 +2,7 @@
 
 use embedded_storage::nor_flash::MultiwriteNorFlash;
 use fota_image::{
+    Text,
     app::Chip,
     partition::{Layout, LayoutError, Region},
 };
@@ -215,6 +216,7 @@ pub struct Updater<'w, F> {
     pub(crate) choice: Choice,
     pub(crate) running: Slot,
     pub(crate) image: Content,
+    pub(crate) project: Text<32>,
     pub(crate) target: Option<Slot>,
     /// What the slots hold, by number; the running one's is `image`.
     contents: [Option<Content>; SLOTS_MAX],
@@ -274,7 +276,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         };
         let trust = keeper.transpose().map_err(StartError::Trust)?;
         let choice = Choice::read(&mut flash, &layout)?;
-        let image = running.read_desc(&mut flash)?;
+        let (image, project) = running.read_desc(&mut flash)?;
         let mut updater = Self {
             flash,
             boot,
@@ -282,6 +284,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             choice,
             running,
             image,
+            project,
             target,
             contents: [None; SLOTS_MAX],
             rollback_slot: None,
@@ -332,7 +335,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             chip_revision: self.boot.chip_revision,
             running_elf: self.image.elf,
             version: self.image.version.as_str(),
-            project: self.image.project.as_str(),
+            project: self.project.as_str(),
             confirmed: match self.trial {
                 Some(_) => Running::Trial,
                 None => Running::Confirmed,

@@ -27,6 +27,7 @@ pub mod http;
 pub mod hub;
 pub mod identities;
 pub mod online_key;
+mod private_file;
 mod random;
 pub mod range;
 pub mod service;

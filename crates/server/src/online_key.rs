@@ -3,8 +3,7 @@
 
 use std::{
     fs, io,
-    io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +13,7 @@ use fota_proto::signed::{
 };
 use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding};
 
-use crate::{domain::hex, random};
+use crate::{domain::hex, private_file, random};
 
 /// File in the data directory.
 const FILE: &str = "online-key.pem";
@@ -71,21 +70,7 @@ fn make(path: &Path) -> io::Result<P256Key> {
     let secret = random_key()?;
     let pem = secret.to_pkcs8_pem(LineEnding::LF);
     let pem = pem.map_err(|error| io::Error::other(error.to_string()))?;
-    // Written beside and renamed: a key that was cut short would lock the fleet out.
-    let beside = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(pem.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    if let Some(folder) = path.parent() {
-        fs::File::open(folder)?.sync_all()?;
-    }
+    private_file::write(path, pem.as_bytes())?;
     key_of(&secret)
 }
 

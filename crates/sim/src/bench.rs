@@ -116,6 +116,9 @@ pub struct Bench {
     pub patches: Option<PatchProfile>,
     /// Patches that were not used to their end.
     pub patch_ends: Vec<PatchEnd>,
+    /// Places in flash of which a bit flips once the bootloader has verified the image, at the next
+    /// start.
+    pub rots: Vec<u32>,
     /// Why the next start happens.
     pub reset: ResetReason,
     /// Links that will be lost, in order of their place.
@@ -153,6 +156,7 @@ impl Bench {
             root: None,
             patches: None,
             patch_ends: Vec::new(),
+            rots: Vec::new(),
             reset: ResetReason::PowerOn,
             link_cuts: Vec::new(),
             byte_cuts: Vec::new(),
@@ -191,6 +195,10 @@ impl Bench {
             Err(NoBoot::PowerLost) => return Ok(Ended::PowerLost),
             Err(error) => return Err(BenchError::Boot(error)),
         };
+        for at in std::mem::take(&mut self.rots) {
+            let bytes = self.flash.bytes(at..at + 1)?;
+            self.flash.load(at, &[bytes[0] ^ 1])?;
+        }
         self.flash.protect(0..TABLE_OFFSET + 0x1000);
         self.flash.protect(boot.region.offset..boot.region.end());
         self.starts += 1;

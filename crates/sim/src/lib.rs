@@ -18,3 +18,4 @@ pub mod scripted;
 pub mod seed_device;
 pub mod signing;
 pub mod transfer;
+pub mod virtual_fleet;

@@ -1,6 +1,8 @@
 //! What the tests of the updater share.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod patched;
+
 use embedded_storage::nor_flash::MultiwriteNorFlash;
 use fota_device::{BootInfo, CHECK_IN_BYTES_MAX, Next, Started, Trust, Updater};
 use fota_image::{

@@ -2,9 +2,11 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fota_proto::manager::{
-    CredentialKind, CredentialRequest, DeviceCredential, EnrolmentKey, EnrolmentKeyRequest,
+use fota_proto::{
+    manager::{
+        CredentialKind, CredentialRequest, DeviceCredential, EnrolmentKey, EnrolmentKeyRequest,
+    },
+    signed::Alg,
 };
 use serde_json::json;
 
@@ -13,16 +15,10 @@ use crate::{
     clock::now_ms,
     context::Context,
     failure::{Failure, Result},
-    keys::hex,
+    keys::Public,
     output::Mark,
     text,
 };
-
-/// What stands before the point in the DER form of every P-256 public key (RFC 5480).
-const P256_HEAD: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
 
 pub async fn provision(context: &Context, args: &ProvisionArgs) -> Result {
     let request = match &args.credential.key {
@@ -61,18 +57,12 @@ fn public_key(path: &Path) -> Result<String> {
             "give the public half of a P-256 key, as `openssl ec -in KEY.pem -pubout` prints it",
         )
     };
-    let pem = fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
-    let body = pem
-        .split_once("-----BEGIN PUBLIC KEY-----")
-        .and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"))
-        .map(|(body, _)| body.split_whitespace().collect::<String>())
-        .ok_or_else(|| wrong("no PUBLIC KEY in PEM form"))?;
-    let der = STANDARD.decode(body).map_err(|_| wrong("not base64"))?;
-    let point = der
-        .strip_prefix(&P256_HEAD)
-        .filter(|point| point.len() == 65);
-    let point = point.ok_or_else(|| wrong("a public key, but not of P-256"))?;
-    Ok(hex(point))
+    let file = fs::read(path).map_err(|error| wrong(&error.to_string()))?;
+    let public = Public::read(&file).map_err(|error| wrong(&error.to_string()))?;
+    match public.key().alg() {
+        Alg::Esp256 => Ok(public.to_hex()),
+        other => Err(wrong(&format!("a key of {other:?}, not of P-256"))),
+    }
 }
 
 pub async fn claim(context: &Context, path: &Path) -> Result {
@@ -233,29 +223,29 @@ fn word(value: &impl std::fmt::Debug) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::Secret;
 
     #[test]
     fn a_public_key_is_read_from_what_openssl_prints() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("pub.pem");
-        let mut der = P256_HEAD.to_vec();
-        der.push(0x04);
-        der.extend([0xab; 64]);
-        let body = STANDARD.encode(&der);
-        let (first, second) = body.split_at(64);
-        let pem =
-            format!("-----BEGIN PUBLIC KEY-----\n{first}\n{second}\n-----END PUBLIC KEY-----\n");
-        fs::write(&path, &pem).expect("written");
-        let digits = public_key(&path).expect("read");
-        assert_eq!(digits, format!("04{}", "ab".repeat(64)));
+        let read = |text: &str| {
+            fs::write(&path, text).expect("written");
+            public_key(&path)
+        };
+        let secret = Secret::new(Alg::Esp256, [0x2a; 32]).expect("a key");
+        let pem = secret.public().to_pem();
+        assert_eq!(read(&pem).expect("read"), secret.public().to_hex());
+        let other = Secret::new(Alg::Ed25519, [0x2a; 32]).expect("a key");
+        let private = secret.to_pem();
         for bad in [
             "",
             "PRIVATE",
-            &pem.replace("MFkw", "MCow"),
+            private.as_str(),
+            &other.public().to_pem(),
             &pem.replace('=', "!"),
         ] {
-            fs::write(&path, bad).expect("written");
-            assert!(public_key(&path).is_err(), "{bad}");
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 }

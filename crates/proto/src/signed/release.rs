@@ -122,6 +122,7 @@ impl<'a> Release<'a> {
     }
 
     /// Reads a payload whose signatures are not checked here.
+    #[inline(never)]
     pub fn parse(payload: &'a [u8]) -> Result<Self, SignedError> {
         let release: Self = canonical::decode(WHAT, payload)?;
         release.check()?;

@@ -25,9 +25,7 @@ pub mod throttle;
 use std::{
     collections::HashMap,
     fs, io,
-    io::Write,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -48,6 +46,7 @@ use crate::{
     AppState,
     api::problem::Refusal,
     domain::audit::NewEntry,
+    private_file,
     store::{SessionOf, Store, StoreError, StoredToken, Tx},
 };
 
@@ -97,16 +96,7 @@ pub fn load_or_make(data: &Path) -> io::Result<String> {
         Err(error) => return Err(error),
     }
     let token = secret::random_hex()?;
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path)?;
-    file.write_all(token.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
+    private_file::write(&path, format!("{token}\n").as_bytes())?;
     Ok(token)
 }
 

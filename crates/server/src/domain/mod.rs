@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod audit;
 pub mod claim;
+pub mod filter;
 pub mod delta;
 pub mod hex;
 pub mod identity;
@@ -14,5 +15,7 @@ pub mod log;
 pub mod model;
 pub mod presence;
 pub mod rollout;
+pub mod sequential;
 pub mod step;
 pub mod trust;
+pub mod window;

@@ -213,11 +213,13 @@ impl Life<'_> {
         if self.link.round_trip().await.is_err() {
             return self.lost("the network is down");
         }
-        let mut blob = match self
-            .client
-            .blob(&part.blob, part.from.into()..part.to.into())
-            .await
-        {
+        let range = u64::from(part.from)..u64::from(part.to);
+        let is_whole = part.to == part.bytes;
+        let blob = match is_whole {
+            true => self.client.blob(&part.blob, range).await,
+            false => self.client.blob_part(&part.blob, range).await,
+        };
+        let mut blob = match blob {
             Ok(blob) => blob,
             Err(error) => return self.lost(error),
         };

@@ -5,6 +5,7 @@ mod convergence;
 mod deltas;
 mod faults;
 mod identities;
+mod patches;
 mod resume;
 mod seed_runs;
 mod signed;
