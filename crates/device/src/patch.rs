@@ -430,3 +430,25 @@ impl<F: MultiwriteNorFlash> Apply<'_, F> {
         !matches!(self.job.stage, Stage::Downloading)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whichever_costs_less_is_taken() {
+        const IMAGE_BYTES: u32 = 1_000_000; // 245 chunks: two pages, 3,920 bytes of index
+        let costs_less =
+            |known, patch_bytes, kept| costs_less(IMAGE_BYTES, known, patch_bytes, kept);
+        assert!(costs_less(0, 2_144, 0));
+        assert!(costs_less(0, IMAGE_BYTES - 1, 0));
+        assert!(!costs_less(0, IMAGE_BYTES, 0));
+        // Behind byte 999,424 there are 576 bytes and the page of their span, 1,872 bytes.
+        assert!(!costs_less(999_424, 2_144, 0));
+        // And what was kept of it costs nothing: only the index does.
+        assert!(costs_less(950_272, 400_000, 399_000));
+        assert!(!costs_less(950_272, 400_000, 0));
+        assert!(!costs_less(u32::MAX, 1, 0));
+        assert!(!costs_less(0, u32::MAX, 0));
+    }
+}

@@ -230,6 +230,34 @@ fn sectors_that_hold_the_right_bytes_are_not_erased() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
+    /// A header that fits or does not, and any payload.
+    #[test]
+    fn a_hostile_patch_does_no_harm(
+        is_small in any::<bool>(),
+        new_bytes in prop_oneof![Just(SHORT_BYTES as u32), any::<u32>()],
+        old_bytes in prop_oneof![Just(SHORT_BYTES as u32), 0..0x100_0000_u32],
+        claimed in 0..0x100_0000_u32,
+        payload in proptest::collection::vec(any::<u8>(), 0..3_000),
+    ) {
+        let (mut device, new) = small();
+        let mut patch = vec![b'f', b'd', 1, is_small.into()];
+        for mut length in [new_bytes, old_bytes, claimed] {
+            while length >= 0x80 {
+                patch.push(length as u8 | 0x80);
+                length >>= 7;
+            }
+            patch.push(length as u8);
+        }
+        patch.extend(new.sha256.0);
+        patch.extend([7; 32]);
+        patch.extend(payload);
+        let new = new.offering(patch);
+        let took = device.update(&new);
+        let most = undisturbed(&new) + artifact_from(&new, 0);
+        prop_assert!(took <= most, "{took}, at most {most}");
+        prop_assert_eq!(device.bench.patch_ends.len(), 1);
+    }
+
     /// Whatever happens to the patch, to the old image, to the link and to the power: in the end
     /// the right image runs, and it cost no more than each of these may.
     #[test]

@@ -24,7 +24,7 @@ const BLOCK_BYTES: usize = 72 * 1024 + 16;
 /// Makes a patch that is too large to be fetched again.
 const NEW_BYTES: usize = 34 * 1024;
 /// Random stories for each bootloader in which a patch is kept.
-const KEPT_WALKS: u64 = 40;
+const KEPT_WALKS: u64 = 10;
 /// Random stories for each bootloader.
 const WALKS: u64 = 1000;
 /// No more than power losses that a trial may take: beyond them it is given up, as it should be.
