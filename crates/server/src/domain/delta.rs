@@ -8,10 +8,9 @@
 //! | what the server has | the device |
 //! |---|---|
 //! | it takes no patches, trusts no root, or the release is not signed | gets the artifact |
-//! | the patch from what it runs is not asked for, or being made for less than [`WAIT_MS`] | waits |
-//! | that patch is ready | gets the shortest of it, the compressed image and the artifact |
-//! | there is none, and the compressed image is being made for less than [`WAIT_MS`] | waits |
-//! | otherwise | gets the shortest of what is ready |
+//! | the patch from what it runs has been in the making for less than [`WAIT_MS`] | waits |
+//! | there can be none, and the same is true of the compressed image | waits |
+//! | otherwise | gets the shortest of what is ready, the artifact included |
 //!
 //! Once offered, an attempt keeps its patch: what a device has of it is worth nothing for another.
 
@@ -134,46 +133,41 @@ pub fn taker(device: &Device, plan: &Plan, release: &Release) -> Option<Taker> {
     })
 }
 
-/// The patches to the release that serve this device, the likely shortest first.
-pub fn wanted(taker: Taker, release: &Release) -> Vec<Wanted> {
-    let from = taker.runs.filter(|runs| *runs != release.id);
+/// The patch that is likely to be the shortest way of this device to the release: out of what it
+/// runs; where there can be none, out of nothing.
+pub fn wanted(taker: Taker, release: &Release, deltas: &[Delta]) -> Wanted {
     let wanted = |from| Wanted {
         release: release.id,
         from,
         profile: taker.profile,
     };
-    from.map(|from| wanted(Some(from)))
-        .into_iter()
-        .chain([wanted(None)])
-        .collect()
+    let from = wanted(taker.runs.filter(|runs| *runs != release.id));
+    let is_dead =
+        |delta: &Delta| from.is(delta) && matches!(delta.state, State::Failed | State::Useless);
+    match deltas.iter().any(is_dead) {
+        true => wanted(None),
+        false => from,
+    }
 }
 
-/// Those of the wanted patches that nobody has asked for.
-pub fn missing(wanted: &[Wanted], deltas: &[Delta]) -> Vec<Wanted> {
-    let room = PER_RELEASE_MAX.saturating_sub(deltas.len());
-    let is_missing = |wanted: &&Wanted| !deltas.iter().any(|delta| wanted.is(delta));
-    wanted
-        .iter()
-        .filter(is_missing)
-        .take(room)
-        .copied()
-        .collect()
+/// The wanted patch, where nobody has asked for it and there is room for it.
+pub fn missing(taker: Taker, release: &Release, deltas: &[Delta]) -> Option<Wanted> {
+    let wanted = wanted(taker, release, deltas);
+    let is_known = deltas.iter().any(|delta| wanted.is(delta));
+    (!is_known && deltas.len() < PER_RELEASE_MAX).then_some(wanted)
 }
 
 /// Chooses the way of a device to the release among the patches that the server has.
 pub fn choose(taker: Taker, release: &Release, deltas: &[Delta], now: i64) -> Choice {
-    for wanted in wanted(taker, release) {
-        let Some(delta) = deltas.iter().find(|delta| wanted.is(delta)) else {
-            continue;
-        };
-        let until = delta.queued_at.saturating_add(WAIT_MS);
-        match delta.state {
-            state if state.is_pending() && now < until => return Choice::Wait { until },
-            State::Ready(_) => break,
-            _ => {}
-        }
+    let wanted = wanted(taker, release, deltas);
+    let pending = deltas
+        .iter()
+        .find(|delta| wanted.is(delta) && delta.state.is_pending());
+    let until = pending.map(|delta| delta.queued_at.saturating_add(WAIT_MS));
+    match until.filter(|until| now < *until) {
+        Some(until) => Choice::Wait { until },
+        None => best(taker, release, deltas),
     }
-    best(taker, release, deltas)
 }
 
 /// The shortest of what is ready.

@@ -174,15 +174,16 @@ proptest! {
     fn what_is_missing_is_asked_for_once(taker in a_taker(), mut deltas in deltas()) {
         let release = release(TO);
         deltas.retain(|delta| delta.release == TO);
-        let asked = missing(&wanted(taker, &release), &deltas);
-        prop_assert!(asked.iter().all(|wanted| wanted.profile == taker.profile));
-        for wanted in &asked {
+        if let Some(wanted) = missing(taker, &release, &deltas) {
+            prop_assert_eq!(wanted.profile, taker.profile);
+            prop_assert!(wanted.from.is_none() || wanted.from == taker.runs);
             deltas.push(Delta {
                 id: 0, release: wanted.release, from: wanted.from, profile: wanted.profile,
                 state: State::Queued, queued_at: 0,
             });
+            prop_assert_eq!(choose(taker, &release, &deltas, 0), Choice::Wait { until: WAIT_MS });
         }
-        prop_assert_eq!(missing(&wanted(taker, &release), &deltas), Vec::<Wanted>::new());
+        prop_assert_eq!(missing(taker, &release, &deltas), None);
     }
 }
 

@@ -4,7 +4,7 @@ use fota_proto::checkin::Patch;
 
 use super::{Change, Work};
 use crate::domain::{
-    delta::{Choice, Delta, Offered, State, Taker, choose, missing, taker, wanted},
+    delta::{Choice, Delta, Offered, State, Taker, choose, missing, taker},
     model::{Attempt, Release},
 };
 
@@ -75,16 +75,17 @@ impl Work<'_> {
         if !self.facts.makes_deltas {
             return;
         }
-        for wanted in missing(&wanted(taker, release), deltas) {
-            self.changes.push(Change::Queue(wanted));
-            deltas.push(Delta {
-                id: 0,
-                release: wanted.release,
-                from: wanted.from,
-                profile: wanted.profile,
-                state: State::Queued,
-                queued_at: self.now,
-            });
-        }
+        let Some(wanted) = missing(taker, release, deltas) else {
+            return;
+        };
+        self.changes.push(Change::Queue(wanted));
+        deltas.push(Delta {
+            id: 0,
+            release: wanted.release,
+            from: wanted.from,
+            profile: wanted.profile,
+            state: State::Queued,
+            queued_at: self.now,
+        });
     }
 }
