@@ -221,6 +221,7 @@ async fn native() -> Result<Trace> {
         trial_deadline_s: None,
         allow_product_change: false,
         idempotency_key: None,
+        plan: None,
     };
     client.start_rollout(&rollout).await?;
     let id = DEVICE.parse().context("a device id")?;

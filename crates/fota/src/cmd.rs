@@ -18,6 +18,7 @@ pub mod product;
 pub mod release;
 pub mod rollback;
 pub mod rollout;
+pub mod rollout_plan;
 pub mod root;
 pub mod serve;
 pub mod token;

@@ -435,6 +435,12 @@ pub mod tests {
             created_at: 0,
             counts,
             bytes_sent: 0,
+            sentence: String::new(),
+            plan: None,
+            wave: None,
+            created_by: String::new(),
+            approved_by: None,
+            rollback: None,
         }
     }
 

@@ -7,8 +7,8 @@ mod plan;
 mod signing;
 
 pub use plan::{
-    Canary, Conditions, Gates, Limits, Percent, Retries, RolloutPlan, RuleVerdict, Schedule, Span,
-    Timeouts, Wave, Why, WhyRollout, WhyRule,
+    Canary, Conditions, DryRun, DryRunPhase, Gates, HeldCount, Limits, Percent, Retries,
+    RolloutPlan, RuleVerdict, Schedule, Sequential, Span, Timeouts, Wave, Why, WhyRollout, WhyRule,
 };
 
 pub use signing::{

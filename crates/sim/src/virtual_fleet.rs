@@ -368,6 +368,9 @@ impl VirtualDevice {
             challenge: None,
             log: None,
             patches: None,
+            attributes: None,
+            metrics: None,
+            waits: None,
         };
         checkin::encode(&message, buffer).expect("a check-in of short texts fits")
     }
@@ -566,6 +569,8 @@ mod tests {
                 release: None,
                 artifact: None,
                 patch: None,
+                hold: None,
+                conditions: None,
             }),
         };
         let is_offered =

@@ -41,6 +41,7 @@ pub async fn run(global: &Global, args: ServeArgs) -> Result {
     if let Some(poll_s) = args.poll {
         config.poll_s = poll_s;
     }
+    config.bandwidth_budget = args.bandwidth_budget;
     args.tls.apply(&mut config)?;
     // Taken before the server starts: a signal must not fall between the two.
     let ended = ended()?;

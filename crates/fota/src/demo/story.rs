@@ -465,6 +465,7 @@ impl<'w> Story<'w> {
             trial_deadline_s: None,
             allow_product_change: false,
             idempotency_key: None,
+            plan: None,
         };
         let rollout = self.client.start_rollout(&request).await?;
         self.following = Some(rollout.id);

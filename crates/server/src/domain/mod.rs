@@ -9,6 +9,7 @@ pub mod audit;
 pub mod claim;
 pub mod filter;
 pub mod fit;
+pub mod forecast;
 pub mod hex;
 pub mod identity;
 pub mod log;

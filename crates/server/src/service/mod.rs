@@ -5,6 +5,7 @@ pub mod advance;
 pub mod checkin;
 pub mod credentials;
 pub mod download;
+pub mod dry_run;
 pub mod enrolment;
 pub mod facts;
 pub mod population;

@@ -10,8 +10,8 @@ use fota_image::{app::Chip, build::ImageBuilder};
 use fota_proto::{
     AttemptState, DeviceId, FailureCode, Sha256,
     checkin::{
-        self, Action, Answer, CheckIn, End, Held, Outcome, Phase, Progress, ResetReason, Running,
-        SlotReport, SlotState,
+        self, Action, Answer, Attribute, CheckIn, Conditions, End, Held, Outcome, Phase, Progress,
+        ResetReason, Running, SlotReport, SlotState, Waits,
     },
     list::List,
     log::LogHead,
@@ -436,6 +436,8 @@ pub struct TestDevice {
     pub root: Option<u32>,
     pub epoch: Option<u32>,
     pub log: Option<LogHead>,
+    pub attributes: Vec<(&'static str, &'static str)>,
+    pub waits: Option<Waits>,
 }
 
 /// An order as a test reads it.
@@ -464,6 +466,9 @@ pub struct Told {
     pub retry_after_s: u32,
     pub acknowledged: Option<u64>,
     pub order: Option<Ordered>,
+    /// Of an install order: download, do not activate.
+    pub hold: bool,
+    pub conditions: Option<Conditions>,
 }
 
 impl Told {
@@ -507,6 +512,8 @@ impl TestDevice {
             root: None,
             epoch: None,
             log: None,
+            attributes: Vec::new(),
+            waits: None,
         }
     }
 
@@ -539,6 +546,10 @@ impl TestDevice {
         let mut held = List::new();
         let mut claims = self.held.iter();
         claims.all(|claim| held.push(*claim).is_ok());
+        let mut attributes = List::new();
+        for (name, value) in &self.attributes {
+            attributes.push(Attribute { name, value }).expect("fits");
+        }
         let check_in = CheckIn {
             protocol: checkin::VERSION,
             device: &self.id,
@@ -576,9 +587,9 @@ impl TestDevice {
             challenge: self.challenge,
             log: self.log,
             patches: None,
-            attributes: None,
+            attributes: (!attributes.is_empty()).then_some(attributes),
             metrics: None,
-            waits: None,
+            waits: self.waits,
         };
         let mut buffer = [0; 1024];
         checkin::encode(&check_in, &mut buffer)
@@ -601,7 +612,13 @@ impl TestDevice {
             (answer.protocol, answer.nonce),
             (checkin::VERSION, self.nonce)
         );
+        let install = answer.order.as_ref().and_then(|order| match &order.action {
+            Action::Install(install) => Some(install),
+            _ => None,
+        });
         Told {
+            hold: install.is_some_and(|install| install.hold == Some(true)),
+            conditions: install.and_then(|install| install.conditions),
             retry_after_s: answer.retry_after_s,
             acknowledged: answer.acknowledged,
             order: answer.order.map(|order| ordered(&order)),

@@ -106,6 +106,7 @@ impl World {
             trial_deadline_s: Some(trial_deadline_s),
             allow_product_change: false,
             idempotency_key: None,
+            plan: None,
         };
         self.client
             .start_rollout(&request)
