@@ -5,10 +5,11 @@ use fota_proto::{
     Sha256,
     manager::{
         ClaimsAccepted, CredentialRequest, Delta, DeltaRequest, Device, DeviceCredential,
-        EnrolmentKey, EnrolmentKeyRequest, Event, FleetSummary, Group, GroupDevices, GroupRequest,
-        NewCredential, NewEnrolmentKey, Page, Preview, ProductSecureBoot, ReEnrolment, ReasonBody,
-        Release, ReleaseUpload, RollbackAccepted, RollbackRequest, Rollout, RolloutDetail,
-        RolloutRequest, SecureBootKeys, ServerInfo,
+        DeviceTags, DryRun, EnrolmentKey, EnrolmentKeyRequest, Event, FleetSummary, Group,
+        GroupDevices, GroupRequest, GroupRule, NewCredential, NewEnrolmentKey, Page, Preview,
+        ProductSecureBoot, ReEnrolment, ReasonBody, Release, ReleaseUpload, RollbackAccepted,
+        RollbackRequest, Rollout, RolloutDetail, RolloutRequest, SecureBootKeys, ServerInfo,
+        TagsRequest, Why,
     },
 };
 use futures_util::stream;
@@ -168,6 +169,41 @@ impl Client {
     /// The history of one device, oldest first.
     pub async fn device_events(&self, id: &str) -> Result<Vec<Event>> {
         self.list(&format!("/api/v1/devices/{}/events", segment(id)), &())
+            .await
+    }
+
+    /// Why a device gets, or does not get, an order now.
+    pub async fn why(&self, id: &str) -> Result<Why> {
+        self.fetch(&format!("/api/v1/devices/{}/why", segment(id)))
+            .await
+    }
+
+    /// Sets and takes away tags of a device.
+    pub async fn tag(&self, id: &str, tags: &TagsRequest) -> Result<DeviceTags> {
+        self.post(&format!("/api/v1/devices/{}/tags", segment(id)), tags)
+            .await
+    }
+
+    /// Says what a group is besides its list of devices.
+    pub async fn set_group_rule(&self, name: &str, rule: &GroupRule) -> Result<Group> {
+        self.post(&format!("/api/v1/groups/{}/rule", segment(name)), rule)
+            .await
+    }
+
+    /// What a rollout would do, played through in virtual time.
+    pub async fn dry_run(&self, request: &RolloutRequest) -> Result<DryRun> {
+        self.post("/api/v1/rollouts/dry-run", request).await
+    }
+
+    /// Goes on to the next wave of a rollout.
+    pub async fn promote(&self, id: i64, reason: &str) -> Result<Rollout> {
+        self.post(&format!("/api/v1/rollouts/{id}/promote"), &because(reason))
+            .await
+    }
+
+    /// Says yes to a rollout that somebody else started.
+    pub async fn approve(&self, id: i64, reason: &str) -> Result<Rollout> {
+        self.post(&format!("/api/v1/rollouts/{id}/approve"), &because(reason))
             .await
     }
 

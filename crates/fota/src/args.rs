@@ -4,6 +4,7 @@ mod deltas;
 mod device_identity;
 mod operators;
 mod products;
+mod rollouts;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,6 +18,8 @@ mod keys;
 pub use keys::*;
 
 pub use products::{LogCommand, LogVerifyArgs, ProductCommand};
+
+pub use rollouts::{MaxFailures, RolloutCommand, RolloutId, RolloutOptions, RolloutPlanArgs};
 
 pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
 
@@ -209,6 +212,9 @@ pub struct ServeArgs {
     /// Seconds between check-ins that devices are told
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub poll: Option<u32>,
+    /// Bytes of images that all rollouts together may send each second, on average
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub bandwidth_budget: Option<u64>,
     /// File with the chunk key of the seed's devices, 64 hex digits [env: FOTA_LEGACY_PSK holds
     /// the digits themselves]
     #[arg(long, value_name = "F")]
@@ -264,24 +270,6 @@ pub struct UploadArgs {
     /// Notes for operators
     #[arg(long, value_name = "T")]
     pub notes: Option<String>,
-}
-
-/// How a rollout goes about failures.
-#[derive(Clone, Debug, Default, Args)]
-pub struct RolloutOptions {
-    /// Pause when N devices, or more than P% of them, have failed or gone back
-    #[arg(long, value_name = "N|P%")]
-    pub max_failures: Option<MaxFailures>,
-    /// When it pauses so, order the devices that have the release back; without --max-failures
-    /// the first failure pauses
-    #[arg(long)]
-    pub rollback_on_failure: bool,
-    /// How long a new image has to confirm itself on the device [default: 5m]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub trial_deadline: Option<Duration>,
-    /// Install although a device's project differs from the release's
-    #[arg(long)]
-    pub allow_product_change: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -419,6 +407,19 @@ pub enum DeviceCommand {
         /// Device
         device: String,
     },
+    /// Why a device gets, or does not get, an order now, and when that will change
+    Why {
+        /// Device
+        device: String,
+    },
+    /// Tags of a device, for filters: NAME=VALUE sets one, NAME= takes it away
+    Tag {
+        /// Device; it need not have been seen yet
+        device: String,
+        /// Tags
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        tags: Vec<String>,
+    },
     /// Let a release be offered again to a device that went back from it
     Unblock {
         /// Device
@@ -475,60 +476,22 @@ pub enum GroupCommand {
         #[arg(required = true)]
         devices: Vec<String>,
     },
+    /// What the group is besides its list of devices; what is left out is taken away
+    Rule {
+        /// Group
+        name: String,
+        /// Devices of which it holds are in it too, whenever they come
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<String>,
+        /// Bytes that may go to it each second, on average
+        #[arg(long, value_name = "BYTES")]
+        bandwidth: Option<u64>,
+    },
     /// Remove the group; its devices stay
     Rm {
         /// Group
         name: String,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum RolloutCommand {
-    /// Bring a release that is on the server to devices
-    Start {
-        /// Version or number
-        release: String,
-        /// Targets: all, group:NAME or device ids
-        #[arg(long, value_name = "TARGET", num_args = 1.., required = true, value_delimiter = ',')]
-        to: Vec<String>,
-        #[command(flatten)]
-        options: RolloutOptions,
-    },
-    /// Every rollout
-    List,
-    /// One rollout and its devices
-    Show {
-        /// Rollout, e.g. r-42
-        rollout: RolloutId,
-    },
-    /// Follow a rollout to its end
-    Watch {
-        /// Rollout [default: the newest]
-        rollout: Option<RolloutId>,
-        /// How long
-        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
-        timeout: Duration,
-    },
-    /// Offer it to nobody else; attempts under way go on
-    Pause(RolloutReason),
-    /// Offer it again
-    Resume(RolloutReason),
-    /// End it for good
-    Abort(RolloutReason),
-    /// Give devices that failed a new attempt
-    Retry {
-        /// Rollout, e.g. r-42
-        rollout: RolloutId,
-    },
-}
-
-#[derive(Debug, Args)]
-pub struct RolloutReason {
-    /// Rollout, e.g. r-42
-    pub rollout: RolloutId,
-    /// Why
-    #[arg(long, value_name = "R", default_value = "")]
-    pub reason: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -655,69 +618,6 @@ pub enum ConfigCommand {
     },
 }
 
-/// Number of a rollout, written `42` or `r-42`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RolloutId(pub i64);
-
-impl std::str::FromStr for RolloutId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.strip_prefix("r-").unwrap_or(text);
-        let id = digits.parse().ok().filter(|id| *id > 0);
-        id.map(Self)
-            .ok_or_else(|| format!("{text:?} is no rollout: write r-42 or 42"))
-    }
-}
-
-/// A limit of failures, as a number of devices or a share of those that a rollout reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaxFailures {
-    Devices(u32),
-    Percent(u32),
-}
-
-impl std::str::FromStr for MaxFailures {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no limit: write a number from 1, or 1% to 99%");
-        let (number, in_percent) = match text.strip_suffix('%') {
-            Some(number) => (number, true),
-            None => (text, false),
-        };
-        let number: u32 = number.trim().parse().map_err(|_| wrong())?;
-        match (number, in_percent) {
-            (0, _) => Err(wrong()),
-            (number, false) => Ok(Self::Devices(number)),
-            (1..=99, true) => Ok(Self::Percent(number)),
-            (_, true) => Err(wrong()),
-        }
-    }
-}
-
-impl MaxFailures {
-    /// How many failures pause a rollout to `devices`: of a share, the first number above it.
-    pub fn of(self, devices: u64) -> u32 {
-        match self {
-            Self::Devices(number) => number,
-            Self::Percent(percent) => {
-                let share = devices.saturating_mul(u64::from(percent)) / 100;
-                u32::try_from(share + 1).unwrap_or(u32::MAX)
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for MaxFailures {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Devices(number) => write!(f, "{number}"),
-            Self::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -726,26 +626,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_share_of_failures_pauses_above_it() {
-        let cases = [("10%", 4, 1), ("10%", 11, 2), ("50%", 4, 3), ("3", 100, 3)];
-        for (text, devices, pauses_at) in cases {
-            let limit: MaxFailures = text.parse().expect("valid");
-            assert_eq!(limit.of(devices), pauses_at, "{text} of {devices}");
-            assert_eq!(limit.to_string(), text);
-        }
-        for bad in ["", "0", "0%", "100%", "-1", "many"] {
-            assert!(bad.parse::<MaxFailures>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_rollout_is_named_with_or_without_its_letter() {
-        assert_eq!("r-42".parse(), Ok(RolloutId(42)));
-        assert_eq!("42".parse(), Ok(RolloutId(42)));
-        assert!("r-0".parse::<RolloutId>().is_err());
-        assert!("newest".parse::<RolloutId>().is_err());
     }
 }

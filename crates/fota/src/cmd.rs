@@ -19,6 +19,7 @@ pub mod release;
 pub mod release_delta;
 pub mod rollback;
 pub mod rollout;
+pub mod rollout_plan;
 pub mod root;
 pub mod serve;
 pub mod token;

@@ -9,8 +9,8 @@ mod signing;
 
 pub use deltas::{Delta, DeltaProfile, DeltaRequest};
 pub use plan::{
-    Canary, Conditions, Gates, Limits, Percent, Retries, RolloutPlan, RuleVerdict, Schedule, Span,
-    Timeouts, Wave, Why, WhyRollout, WhyRule,
+    Canary, Conditions, DryRun, DryRunPhase, Gates, HeldCount, Limits, Percent, Retries,
+    RolloutPlan, RuleVerdict, Schedule, Sequential, Span, Timeouts, Wave, Why, WhyRollout, WhyRule,
 };
 
 pub use signing::{

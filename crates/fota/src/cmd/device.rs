@@ -3,7 +3,7 @@
 use fota_client::DeviceFilter;
 use fota_proto::{
     AttemptState,
-    manager::{Device, Event, Presence, RollbackState},
+    manager::{Device, Event, Presence, RollbackState, RuleVerdict, TagsRequest, Why, WhyRule},
 };
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     clock::now_ms,
     cmd::{device_identity, event},
     context::Context,
-    failure::Result,
+    failure::{Failure, Result},
     output::Mark,
     text,
 };
@@ -30,6 +30,17 @@ pub async fn run(context: &Context, command: DeviceCommand) -> Result {
         DeviceCommand::Events { device } => {
             let events = client.device_events(&device).await?;
             event::print(context, &events);
+        }
+        DeviceCommand::Why { device } => why(context, &client.why(&device).await?),
+        DeviceCommand::Tag { device, tags } => {
+            let tagged = client.tag(&device, &tags_request(&tags)?).await?;
+            let said = tagged
+                .tags
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            let line = format!("{device}: {}", said.collect::<Vec<_>>().join(" "));
+            context.out.verdict(Mark::Good, &text::plain(&line));
+            context.out.document("fota.tags/1", &tagged);
         }
         DeviceCommand::Provision(args) => device_identity::provision(context, &args).await?,
         DeviceCommand::Claim { file } => device_identity::claim(context, &file).await?,
@@ -50,6 +61,55 @@ pub async fn run(context: &Context, command: DeviceCommand) -> Result {
         }
     }
     Ok(())
+}
+
+/// `NAME=VALUE` sets a tag, `NAME=` takes it away.
+fn tags_request(tags: &[String]) -> Result<TagsRequest> {
+    let mut request = TagsRequest::default();
+    for tag in tags {
+        let wrong = || Failure::usage(format!("{tag:?} is no tag: write NAME=VALUE, or NAME="));
+        let (name, value) = tag.split_once('=').ok_or_else(wrong)?;
+        match value {
+            "" => request.remove.push(name.to_owned()),
+            value => drop(request.set.insert(name.to_owned(), value.to_owned())),
+        }
+    }
+    Ok(request)
+}
+
+/// Every rule, and which of them holds the device.
+fn why(context: &Context, why: &Why) {
+    let until = why
+        .until
+        .map(|at| format!(" (until {} UTC)", text::time(at)));
+    let answer = format!("{}{}", text::plain(&why.answer), until.unwrap_or_default());
+    context.out.answer(&format!("{}: {answer}\n\n", why.device));
+    let mut rows: Vec<Vec<String>> = why.rules.iter().map(|rule| rule_row("", rule)).collect();
+    for rollout in &why.rollouts {
+        let of = format!("r-{} {}", rollout.rollout, text::plain(&rollout.version));
+        rows.extend(rollout.rules.iter().map(|rule| rule_row(&of, rule)));
+    }
+    context.out.answer(&text::table(
+        &["ROLLOUT", "RULE", "SAYS", "WHY", "UNTIL"],
+        &rows,
+    ));
+    context.out.document("fota.why/1", why);
+}
+
+fn rule_row(of: &str, rule: &WhyRule) -> Vec<String> {
+    let says = match rule.verdict {
+        RuleVerdict::Pass => "pass",
+        RuleVerdict::Hold => "HOLD",
+        RuleVerdict::Skip => "SKIP",
+    };
+    let until = rule.until.map(text::time);
+    vec![
+        of.to_owned(),
+        rule.rule.clone(),
+        says.to_owned(),
+        text::plain(&rule.sentence),
+        until.unwrap_or_default(),
+    ]
 }
 
 /// The table that `fota status` prints, on a terminal and in a pipe.

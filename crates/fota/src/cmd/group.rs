@@ -1,6 +1,6 @@
 //! `fota group …`
 
-use fota_proto::manager::Group;
+use fota_proto::manager::{Group, GroupRule};
 use serde_json::json;
 
 use crate::{
@@ -27,6 +27,17 @@ pub async fn run(context: &Context, command: GroupCommand) -> Result {
             let group = groups.into_iter().find(|group| group.name == name);
             let gone = || Failure::not_found(format!("there is no group {name}"));
             show(context, &group.ok_or_else(gone)?);
+        }
+        GroupCommand::Rule {
+            name,
+            filter,
+            bandwidth,
+        } => {
+            let rule = GroupRule {
+                filter,
+                bytes_per_s: bandwidth,
+            };
+            show(context, &client.set_group_rule(&name, &rule).await?);
         }
         GroupCommand::Rm { name } => remove(context, &name).await?,
     }

@@ -1,11 +1,14 @@
 //! `fota rollout …`
 
-use fota_proto::manager::{Preview, Release, Rollout, RolloutDetail, RolloutRequest};
+use fota_proto::manager::{
+    Preview, ReasonCount, Release, RollbackCounts, Rollout, RolloutDetail, RolloutRequest,
+    WaveStatus,
+};
 
 use crate::{
     args::{RolloutCommand, RolloutOptions},
     clock::{self, now_ms},
-    cmd::update,
+    cmd::{rollout_plan, update},
     context::Context,
     failure::{Failure, Result},
     follow,
@@ -48,6 +51,19 @@ pub async fn run(context: &Context, command: RolloutCommand) -> Result {
             }
             changed(context, &client.abort(args.rollout.0, &args.reason).await?);
         }
+        RolloutCommand::Plan(args) => return rollout_plan::run(context, &args).await,
+        RolloutCommand::Promote(args) => {
+            changed(
+                context,
+                &client.promote(args.rollout.0, &args.reason).await?,
+            );
+        }
+        RolloutCommand::Approve(args) => {
+            changed(
+                context,
+                &client.approve(args.rollout.0, &args.reason).await?,
+            );
+        }
         RolloutCommand::Retry { rollout } => changed(context, &client.retry(rollout.0).await?),
     }
     Ok(())
@@ -64,9 +80,14 @@ pub fn request(release: &Release, to: Vec<String>, options: &RolloutOptions) -> 
             .trial_deadline
             .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
         allow_product_change: options.allow_product_change,
-        idempotency_key: Some(format!("cli-{:x}-{:x}", now_ms(), std::process::id())),
+        idempotency_key: Some(key()),
         plan: None,
     }
+}
+
+/// A key of this run: asking again after a lost answer starts no second rollout.
+pub fn key() -> String {
+    format!("cli-{:x}-{:x}", now_ms(), std::process::id())
 }
 
 /// Sets the failure limit for a rollout that reaches `matched` devices. Rolling back on failure
@@ -86,7 +107,7 @@ pub async fn agreed(context: &Context, preview: &Preview) -> Result {
     if offline > 0 {
         parts.push(format!("{offline} offline (waits)"));
     }
-    if !preview.excluded.is_empty() {
+    if !preview.reasons.is_empty() {
         parts.push(excluded(preview));
     }
     context
@@ -102,17 +123,21 @@ pub async fn agreed(context: &Context, preview: &Preview) -> Result {
     }
 }
 
-/// `2 excluded (1 incompatible_chip, 1 already_installed)`
+/// `2 excluded (1 incompatible_chip esp32s3, 1 already_installed)`
 fn excluded(preview: &Preview) -> String {
-    let mut reasons = std::collections::BTreeMap::new();
-    for excluded in &preview.excluded {
-        *reasons.entry(excluded.reason.as_str()).or_insert(0) += 1;
-    }
-    let each: Vec<String> = reasons
-        .iter()
-        .map(|(reason, n)| format!("{n} {reason}"))
-        .collect();
-    format!("{} excluded ({})", preview.excluded.len(), each.join(", "))
+    let each = |count: &ReasonCount| {
+        let reason = count
+            .reason
+            .strip_prefix("skipped:")
+            .unwrap_or(&count.reason);
+        match &count.of {
+            Some(of) => format!("{} {reason} {}", count.devices, text::plain(of)),
+            None => format!("{} {reason}", count.devices),
+        }
+    };
+    let reasons: Vec<String> = preview.reasons.iter().map(each).collect();
+    let number: u64 = preview.reasons.iter().map(|count| count.devices).sum();
+    format!("{number} excluded ({})", reasons.join(", "))
 }
 
 /// Starts a rollout; a lost answer is asked for again, which the idempotency key makes safe.
@@ -209,6 +234,26 @@ fn state(rollout: &Rollout) -> &'static str {
     }
 }
 
+/// `2 of 3 (25 %): 40 of 45 healthy; waits: its least time is not over`
+fn wave(wave: &WaveStatus) -> String {
+    format!(
+        "{} of {} ({}): {} of {} started are healthy; {}",
+        wave.number,
+        wave.of,
+        wave.reaches,
+        wave.healthy,
+        wave.started,
+        text::plain(&wave.waits_for)
+    )
+}
+
+fn went_back(counts: RollbackCounts) -> String {
+    format!(
+        "{} proven on their earlier image, {} not seen there yet, {} refused",
+        counts.proven, counts.standing, counts.refused
+    )
+}
+
 fn changed(context: &Context, rollout: &Rollout) {
     let line = format!(
         "r-{} is {}: {}",
@@ -246,6 +291,9 @@ fn show(context: &Context, detail: &RolloutDetail) {
             or_dash(rollout.reason.as_deref().map(text::plain)),
         ),
         ("failures", or_dash(limit)),
+        ("plan", text::plain(&rollout.sentence)),
+        ("wave", or_dash(rollout.wave.as_ref().map(wave))),
+        ("went back", or_dash(rollout.rollback.map(went_back))),
         ("devices", follow::counts(&rollout.counts)),
         ("sent", text::sent(rollout.bytes_sent, rollout.spared_bytes)),
         ("started", format!("{} UTC", text::time(rollout.created_at))),

@@ -44,6 +44,7 @@ pub async fn run(global: &Global, args: ServeArgs) -> Result {
     if let Some(workers) = args.delta_workers {
         config.delta_workers = workers;
     }
+    config.bandwidth_budget = args.bandwidth_budget;
     args.tls.apply(&mut config)?;
     // Taken before the server starts: a signal must not fall between the two.
     let ended = ended()?;

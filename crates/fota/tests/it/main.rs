@@ -13,6 +13,7 @@ mod menu;
 mod offline;
 #[cfg(unix)]
 mod operators;
+mod rollouts;
 mod secure_boot;
 mod serve;
 mod softhsm;

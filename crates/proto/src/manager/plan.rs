@@ -109,6 +109,38 @@ pub struct Gates {
     /// … once so many have ended; 20 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_sample: Option<u32>,
+    /// A statistical test of the updated devices against those that were not updated yet: it
+    /// stops as soon as they fail more often beyond doubt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequential: Option<Sequential>,
+}
+
+/// The sequential test: its chances of error hold however often it looks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sequential {
+    /// Chance to stop a release that is no worse, at most.
+    #[schema(value_type = f64)]
+    pub false_stop: Percent,
+    /// Chance to pass one that is worse by `tolerance`, at most.
+    #[schema(value_type = f64)]
+    pub false_go: Percent,
+    /// The rise of failures, in points of percent, that must not pass.
+    #[schema(value_type = f64)]
+    pub tolerance: Percent,
+    /// Whether the next wave waits until it is proven that they do not rise so.
+    pub prove: bool,
+}
+
+impl Default for Sequential {
+    fn default() -> Self {
+        Self {
+            false_stop: Percent::whole(1),
+            false_go: Percent::whole(1),
+            tolerance: Percent::whole(5),
+            prove: false,
+        }
+    }
 }
 
 /// How much may happen at once.
@@ -366,6 +398,52 @@ impl<'de> Deserialize<'de> for Percent {
             hundredths: hundredths as u16,
         })
     }
+}
+
+/// What a rollout would do, played through in virtual time on a copy of the fleet:
+/// `POST /api/v1/rollouts/dry-run`. Devices that were online are taken to come each poll and to
+/// install without a failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRun {
+    /// The whole plan as one sentence.
+    pub sentence: String,
+    /// Devices that would be offered the release.
+    pub matched: u64,
+    /// Devices that were played through: those that were online, at most 2,000.
+    pub played: u64,
+    /// The waves, in their order.
+    pub phases: Vec<DryRunPhase>,
+    /// Bytes of images that all matched devices take.
+    pub bytes: u64,
+    /// When the last device that was played through had the release; absent where it does not end
+    /// within a year.
+    pub finished_at: Option<i64>,
+    /// What holds the devices that did not get it.
+    pub held: Vec<HeldCount>,
+}
+
+/// A wave as played through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunPhase {
+    /// Number of the wave, from 1.
+    pub number: u32,
+    /// Whom it reaches.
+    pub reaches: String,
+    /// When it begins.
+    pub begins_at: i64,
+    /// When the last of its devices had the release.
+    pub ends_at: Option<i64>,
+    /// Devices that it brings in, of those played through.
+    pub devices: u64,
+}
+
+/// Devices that a rule holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HeldCount {
+    /// The rule.
+    pub rule: String,
+    /// Devices.
+    pub devices: u64,
 }
 
 /// Why a device gets, or does not get, an order now: `GET /api/v1/devices/{id}/why`.

@@ -107,6 +107,7 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/groups/{name}/rule", OPERATOR),
     ("DELETE", "/api/v1/groups/{name}/devices/{id}", OPERATOR),
     ("POST", "/api/v1/rollouts/preview", VIEWER),
+    ("POST", "/api/v1/rollouts/dry-run", VIEWER),
     ("GET", "/api/v1/rollouts", VIEWER),
     ("POST", "/api/v1/rollouts", OPERATOR),
     ("GET", "/api/v1/rollouts/{id}", VIEWER),
@@ -261,6 +262,7 @@ fn manager() -> Router<AppState> {
             get(rollouts::list).post(rollouts::start),
         )
         .route("/api/v1/rollouts/preview", post(rollouts::preview))
+        .route("/api/v1/rollouts/dry-run", post(rollouts::dry_run))
         .route("/api/v1/rollouts/{id}", get(rollouts::show))
         .route("/api/v1/rollouts/{id}/pause", post(rollouts::pause))
         .route("/api/v1/rollouts/{id}/resume", post(rollouts::resume))

@@ -27,7 +27,7 @@ use super::{
         enrolment_keys::list, enrolment_keys::create, enrolment_keys::revoke,
         groups::list, groups::create, groups::remove, groups::add_devices, groups::remove_device,
         groups::set_rule,
-        rollouts::preview, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
+        rollouts::preview, rollouts::dry_run, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
         rollouts::resume, rollouts::abort, rollouts::retry, rollouts::promote, rollouts::approve,
         roots::add, roots::list, roots::current, roots::download,
         products::signing, products::set_signing,

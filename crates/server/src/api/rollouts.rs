@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use axum::{Json, extract::State, http::StatusCode};
 use fota_proto::manager::{
-    Page, Preview, Problem, ReasonBody, Rollout, RolloutDetail, RolloutRequest,
+    DryRun, Page, Preview, Problem, ReasonBody, Rollout, RolloutDetail, RolloutRequest,
 };
 
 use super::{
@@ -15,6 +15,7 @@ use crate::{
     auth::By,
     domain::model::{self, Standing},
     service::{
+        dry_run,
         population::members,
         preview,
         rollouts::{self, Command},
@@ -33,6 +34,16 @@ pub async fn preview(
     JsonBody(request): JsonBody<RolloutRequest>,
 ) -> Result<Json<Preview>, Refusal> {
     preview::preview(&state, &request).await.map(Json)
+}
+
+/// What this rollout would do, played through in virtual time: its phases, bytes and end.
+#[utoipa::path(post, path = "/api/v1/rollouts/dry-run", tag = "rollouts", request_body = RolloutRequest,
+    responses((status = 200, body = DryRun), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub async fn dry_run(
+    State(state): State<AppState>,
+    JsonBody(request): JsonBody<RolloutRequest>,
+) -> Result<Json<DryRun>, Refusal> {
+    dry_run::dry_run(&state, &request).await.map(Json)
 }
 
 /// Starts a rollout.

@@ -10,6 +10,7 @@ pub mod claim;
 pub mod delta;
 pub mod filter;
 pub mod fit;
+pub mod forecast;
 pub mod hex;
 pub mod identity;
 pub mod log;

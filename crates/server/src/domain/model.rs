@@ -366,7 +366,7 @@ pub enum Standing {
 }
 
 /// A rollout as stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rollout {
     pub id: i64,
     pub release: i64,

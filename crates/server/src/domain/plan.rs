@@ -16,6 +16,7 @@ use fota_proto::{
 use super::{
     filter::Filter,
     model::Attempt,
+    sequential::Rates,
     window::{BLACKOUTS_MAX, Schedule, WINDOWS_MAX, Zone},
 };
 
@@ -37,7 +38,7 @@ pub const PRIORITY: u8 = 50;
 pub const STALLED_MS: i64 = 60 * 60 * 1000;
 
 /// A checked plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RolloutPlan {
     given: manager::RolloutPlan,
     pub filter: Option<Filter>,
@@ -82,13 +83,16 @@ pub enum Reach {
 }
 
 /// What must be proven before the next wave, and what stops a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gates {
     pub healthy_percent: Percent,
     pub healthy_min: u32,
     pub soak_ms: i64,
     pub failure_percent: Option<Percent>,
     pub failure_sample: u32,
+    pub sequential: Option<Rates>,
+    /// Whether the next wave waits for the sequential test to pass.
+    pub prove: bool,
 }
 
 /// What is wrong with a plan.
@@ -201,7 +205,7 @@ impl RolloutPlan {
 /// after every restart. FNV-1a with a final mix, so that neighbouring names fall far apart; it
 /// spreads devices, nobody's security rests on it.
 pub fn bucket(rollout: i64, device: &str) -> u32 {
-    (u64::from(share("bucket", rollout, device)) * u64::from(BUCKETS) >> 32) as u32
+    ((u64::from(share("bucket", rollout, device)) * u64::from(BUCKETS)) >> 32) as u32
 }
 
 /// A stable number of a device in a rollout, evenly spread; another one for each `salt`.
@@ -312,6 +316,23 @@ fn gates(given: &manager::RolloutPlan) -> Result<Gates, PlanError> {
         soak_ms: gates.soak.map_or(0, Span::ms),
         failure_percent: gates.failure_percent,
         failure_sample: gates.failure_sample.unwrap_or(20),
+        sequential: gates.sequential.as_ref().map(rates).transpose()?,
+        prove: gates.sequential.as_ref().is_some_and(|test| test.prove),
+    })
+}
+
+fn rates(given: &manager::Sequential) -> Result<Rates, PlanError> {
+    let share = |percent: Percent| f64::from(percent.hundredths()) / 10_000.0;
+    let within = |percent: Percent| (1..=5000).contains(&percent.hundredths());
+    let all = [given.false_stop, given.false_go, given.tolerance];
+    if !all.into_iter().all(within) {
+        let detail = "false_stop, false_go and tolerance are 0.01 to 50 percent each";
+        return refuse("gates.sequential", detail);
+    }
+    Ok(Rates {
+        false_stop: share(given.false_stop),
+        false_go: share(given.false_go),
+        tolerance: share(given.tolerance),
     })
 }
 

@@ -492,4 +492,6 @@ fn warning(plan: &Plan, report: &Report) -> Option<String> {
 mod choose;
 pub use choose::{is_followed, rollouts_for};
 #[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
 mod tests;

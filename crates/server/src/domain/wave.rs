@@ -2,7 +2,7 @@
 //!
 //! | what holds | it |
 //! |---|---|
-//! | failures reach their limit, or their share does among enough ended attempts | is breached: pauses, holds attempts back, rolls back where asked to |
+//! | failures reach their limit, or their share does among enough ended attempts, or the sequential test stops | is breached: pauses, holds attempts back, rolls back where asked to |
 //! | its end has come | ends |
 //! | the last wave is reached | stays |
 //! | the wave was counted, and nobody known is in it | advances |
@@ -10,6 +10,7 @@
 //! | nobody of the wave has started | stays |
 //! | its `min_time`, at least two polls, is not over since the first start | stays |
 //! | a device of the wave waits for a window, a retry or a free place | stays |
+//! | the plan asks for proof, and the sequential test has none yet | stays |
 //! | too few are healthy: confirmed, and so for the soak time | stays; past `max_time` pauses |
 //! | otherwise | advances |
 //!
@@ -19,13 +20,14 @@
 use super::{
     model::Rollout,
     plan::{Reach, sentence::reach},
+    sequential::{self, Finding},
 };
 
 /// Polls that a wave lasts at least, so that every device that is online has had its turn.
 const POLLS_MIN: i64 = 2;
 
 /// The current attempts of a rollout, counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counted {
     /// Of the wave that it has reached.
     pub wave: WaveCount,
@@ -35,6 +37,8 @@ pub struct Counted {
     pub failures: u64,
     /// Until when a device that the wave has reached waits for its turn, as far as known.
     pub waits_until: i64,
+    /// What the sequential test found, where the plan asks for it.
+    pub finding: Option<Finding>,
 }
 
 /// The current attempts of one wave; those left out are not counted.
@@ -133,6 +137,15 @@ pub fn breach(rollout: &Rollout, counted: &Counted) -> Option<String> {
     {
         return Some(format!("{failures} failed, the limit is {max}"));
     }
+    if let Some(finding) = counted
+        .finding
+        .filter(|found| found.verdict == sequential::Verdict::Stop)
+    {
+        return Some(format!(
+            "the updated devices fail more often than {:.1} %, which is normal for the others",
+            finding.normal * 100.0
+        ));
+    }
     let gates = &rollout.plan.gates;
     let max = gates.failure_percent?;
     let is_above = ended >= u64::from(gates.failure_sample)
@@ -173,6 +186,13 @@ fn is_proven(
     } = *wave;
     let percent = plan.gates.healthy_percent;
     let needed = needed(rollout, plan.gates.healthy_min);
+    let is_more = |found: Finding| found.verdict == sequential::Verdict::More;
+    if plan.gates.prove && counted.finding.is_none_or(is_more) {
+        return missing(
+            "it is not proven yet that failures do not rise".into(),
+            None,
+        );
+    }
     if healthy >= needed && percent.reached(healthy, started) {
         return Ok(format!("{healthy} of {started} devices are healthy"));
     }

@@ -14,7 +14,8 @@ use crate::{
     domain::{
         attempt::{explain, is_failure},
         model::{Attempt, NewEvent, Plan, Rollout, Standing},
-        wave::{Verdict, breach, judge},
+        sequential::{self, Sample},
+        wave::{Counted, Verdict, breach, judge},
     },
     store::{StoreError, Tx},
 };
@@ -50,9 +51,33 @@ async fn look(state: &AppState, plan: &Plan, rollout: &Rollout) -> Result<(), St
 
 async fn judged(state: &AppState, tx: &mut Tx, rollout: &Rollout) -> Result<Verdict, StoreError> {
     let now = state.now_ms();
-    let counted = tx.counted(rollout, now).await?;
     let poll_ms = i64::from(state.config.poll_s) * 1000;
+    let counted = counted(tx, rollout, poll_ms, now).await?;
     Ok(judge(rollout, &counted, poll_ms, now))
+}
+
+/// Polls without a word after which a device counts as lost.
+const LOST_POLLS: i64 = 10;
+
+/// The counts that the waves of a rollout go by, with what the sequential test says of them.
+pub async fn counted(
+    tx: &mut Tx,
+    rollout: &Rollout,
+    poll_ms: i64,
+    now: i64,
+) -> Result<Counted, StoreError> {
+    let mut counted = tx.counted(rollout, now).await?;
+    if let Some(rates) = &rollout.plan.gates.sequential {
+        let lost_before = now - LOST_POLLS * poll_ms;
+        let updated = Sample {
+            devices: counted.ended,
+            failures: counted.failures + tx.unwell(rollout.id, lost_before).await?,
+        };
+        let since = rollout.created_at;
+        let control = tx.control(rollout.id, since, lost_before).await?;
+        counted.finding = Some(sequential::judge(updated, control, rates));
+    }
+    Ok(counted)
 }
 
 /// Does what the rollout is to do, where it still stands as it was seen.

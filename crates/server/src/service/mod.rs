@@ -6,6 +6,7 @@ pub mod checkin;
 pub mod credentials;
 pub mod deltas;
 pub mod download;
+pub mod dry_run;
 pub mod enrolment;
 pub mod facts;
 pub mod population;

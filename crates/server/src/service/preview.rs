@@ -86,7 +86,8 @@ pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Previ
     Ok(preview)
 }
 
-fn excluded(
+/// Why a device would be left out, but for releases that are blocked on it.
+pub fn excluded(
     plan: &Plan,
     checked: &Checked,
     request: &RolloutRequest,

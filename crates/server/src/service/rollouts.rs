@@ -124,7 +124,7 @@ pub async fn check(tx: &mut Tx, request: &RolloutRequest) -> Result<Checked, Ref
     let target = find_target(tx, &request.to).await?;
     let plan = match &request.plan {
         Some(given) => RolloutPlan::check(given)
-            .map_err(|error| Refusal::field(&format!("plan.{}", error.field), error.to_string()))?,
+            .map_err(|error| Refusal::field(format!("plan.{}", error.field), error.to_string()))?,
         None => RolloutPlan::default(),
     };
     let plan = Arc::new(plan);
@@ -144,32 +144,8 @@ pub async fn start(
     let mut tx = state.store.write().await?;
     let checked = check(&mut tx, request).await?;
     let sentence = checked.sentence(request);
-    let Checked {
-        release,
-        target,
-        plan,
-    } = checked;
-    let now = state.now_ms();
-    let new = Rollout {
-        id: 0,
-        release: release.id,
-        target,
-        standing: Standing::Active,
-        held: false,
-        reason: None,
-        failures_max: request.failures_max,
-        rollback_on_failure: request.rollback_on_failure,
-        trial_deadline_s: request.trial_deadline_s.unwrap_or(TRIAL_DEADLINE_S),
-        allow_product_change: request.allow_product_change,
-        idempotency_key: request.idempotency_key.clone(),
-        created_at: now,
-        plan,
-        wave: 0,
-        wave_since: now,
-        wave_devices: None,
-        created_by: by.actor.clone(),
-        approved_by: None,
-    };
+    let release = checked.release.clone();
+    let new = draft(checked, request, &by.actor, state.now_ms());
     if let Some(key) = &request.idempotency_key
         && let Some(earlier) = tx.rollout_by_key(key).await?
     {
@@ -193,6 +169,30 @@ pub async fn start(
     commit_by(state, tx, by, record, &events, true).await?;
     deltas::look_ahead(state, &rollout, &release);
     Ok(rollout)
+}
+
+/// The rollout as it would begin.
+pub fn draft(checked: Checked, request: &RolloutRequest, created_by: &str, now: i64) -> Rollout {
+    Rollout {
+        id: 0,
+        release: checked.release.id,
+        target: checked.target,
+        standing: Standing::Active,
+        held: false,
+        reason: None,
+        failures_max: request.failures_max,
+        rollback_on_failure: request.rollback_on_failure,
+        trial_deadline_s: request.trial_deadline_s.unwrap_or(TRIAL_DEADLINE_S),
+        allow_product_change: request.allow_product_change,
+        idempotency_key: request.idempotency_key.clone(),
+        created_at: now,
+        plan: checked.plan,
+        wave: 0,
+        wave_since: now,
+        wave_devices: None,
+        created_by: created_by.to_owned(),
+        approved_by: None,
+    }
 }
 
 fn object(id: i64) -> String {

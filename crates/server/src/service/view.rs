@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fota_proto::{FailureCode, manager};
 
-use super::{population, signed};
+use super::{advance, population, signed};
 use crate::{
     AppState,
     domain::{
@@ -241,8 +241,8 @@ async fn wave(
         return Ok(None);
     }
     let now = state.now_ms();
-    let counted = tx.counted(rollout, now).await?;
     let poll_ms = i64::from(state.config.poll_s) * 1000;
+    let counted = advance::counted(tx, rollout, poll_ms, now).await?;
     let (waits_for, until) = match judge(rollout, &counted, poll_ms, now) {
         Verdict::Stay { why, until } => (why, until),
         Verdict::Advance { why } => (format!("the next wave begins: {why}"), None),

@@ -5,6 +5,7 @@ use crate::domain::{
     model::Rollout,
     plan::Reach,
     rules::{Load, STARTS_MS},
+    sequential::Sample,
     wave::{Counted, WaveCount},
 };
 
@@ -112,6 +113,55 @@ impl Tx {
             group.count(rollout.wave, &mut counted);
         }
         Ok(counted)
+    }
+}
+
+/// Resets that a healthy image does not make.
+macro_rules! crashes {
+    () => {
+        "('panic', 'watchdog')"
+    };
+}
+
+impl Tx {
+    /// Devices that were brought the release and have been lost or crashed since.
+    pub async fn unwell(&mut self, rollout: i64, lost_before: i64) -> Result<u64, StoreError> {
+        let found = self.one(
+            concat!(
+                "SELECT COUNT(*) FROM attempt JOIN device ON device.id = attempt.device \
+                 WHERE attempt.rollout = $1 AND attempt.is_current = 1 \
+                 AND attempt.state = 'succeeded' AND (device.last_seen < $2 OR device.reset IN ",
+                crashes!(),
+                ")"
+            ),
+            values![rollout, lost_before],
+            |row| row.number(),
+        );
+        Ok(found.await?.unwrap_or(0))
+    }
+
+    /// Devices that have been seen since `since` and that the rollout has brought nothing, and how
+    /// many of these have been lost since.
+    pub async fn control(
+        &mut self,
+        rollout: i64,
+        since: i64,
+        lost_before: i64,
+    ) -> Result<Sample, StoreError> {
+        let found = self.one(
+            "SELECT COUNT(*), COUNT(CASE WHEN last_seen < $3 THEN 1 END) FROM device \
+             WHERE last_seen >= $2 AND NOT EXISTS (SELECT 1 FROM attempt \
+             WHERE attempt.rollout = $1 AND attempt.device = device.id \
+             AND attempt.is_current = 1)",
+            values![rollout, since, lost_before],
+            |row| {
+                Ok(Sample {
+                    devices: row.number()?,
+                    failures: row.number()?,
+                })
+            },
+        );
+        Ok(found.await?.unwrap_or_default())
     }
 }
 

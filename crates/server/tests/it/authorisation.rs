@@ -56,6 +56,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/api/v1/groups/{name}/rule", "operator"),
     ("DELETE", "/api/v1/groups/{name}/devices/{id}", "operator"),
     ("POST", "/api/v1/rollouts/preview", "viewer"),
+    ("POST", "/api/v1/rollouts/dry-run", "viewer"),
     ("GET", "/api/v1/rollouts", "viewer"),
     ("POST", "/api/v1/rollouts", "operator"),
     ("GET", "/api/v1/rollouts/{id}", "viewer"),

@@ -561,7 +561,9 @@ fn bad_additions() -> Vec<Bad> {
 
 fn bad_rollout_calls(method: &str, path: &str) -> Option<Vec<Bad>> {
     Some(match (method, path) {
-        ("POST", "/api/v1/rollouts" | "/api/v1/rollouts/preview") => bad_rollouts(path),
+        ("POST", "/api/v1/rollouts" | "/api/v1/rollouts/preview" | "/api/v1/rollouts/dry-run") => {
+            bad_rollouts(path)
+        }
         ("GET", "/api/v1/rollouts") => bad_numbered_pages(path),
         ("GET", "/api/v1/rollouts/{id}") => bad_numbers("/api/v1/rollouts/", ""),
         ("POST", "/api/v1/rollouts/{id}/pause") => bad_reasons("/api/v1/rollouts/", "/pause"),

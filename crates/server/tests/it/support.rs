@@ -10,8 +10,8 @@ use fota_image::{app::Chip, build::ImageBuilder};
 use fota_proto::{
     AttemptState, DeviceId, FailureCode, Sha256,
     checkin::{
-        self, Action, Answer, CheckIn, End, Held, Outcome, Patch, PatchProfile, Phase, Progress,
-        ResetReason, Running, SlotReport, SlotState,
+        self, Action, Answer, Attribute, CheckIn, Conditions, End, Held, Outcome, Patch,
+        PatchProfile, Phase, Progress, ResetReason, Running, SlotReport, SlotState, Waits,
     },
     list::List,
     log::LogHead,
@@ -446,6 +446,8 @@ pub struct TestDevice {
     pub epoch: Option<u32>,
     pub log: Option<LogHead>,
     pub patches: Option<PatchProfile>,
+    pub attributes: Vec<(&'static str, &'static str)>,
+    pub waits: Option<Waits>,
 }
 
 /// An order as a test reads it.
@@ -475,6 +477,9 @@ pub struct Told {
     pub acknowledged: Option<u64>,
     pub order: Option<Ordered>,
     patch: Option<Patch>,
+    /// Of an install order: download, do not activate.
+    pub hold: bool,
+    pub conditions: Option<Conditions>,
 }
 
 impl Told {
@@ -524,6 +529,8 @@ impl TestDevice {
             epoch: None,
             log: None,
             patches: None,
+            attributes: Vec::new(),
+            waits: None,
         }
     }
 
@@ -556,6 +563,10 @@ impl TestDevice {
         let mut held = List::new();
         let mut claims = self.held.iter();
         claims.all(|claim| held.push(*claim).is_ok());
+        let mut attributes = List::new();
+        for (name, value) in &self.attributes {
+            attributes.push(Attribute { name, value }).expect("fits");
+        }
         let check_in = CheckIn {
             protocol: checkin::VERSION,
             device: &self.id,
@@ -589,9 +600,9 @@ impl TestDevice {
             challenge: self.challenge,
             log: self.log,
             patches: self.patches,
-            attributes: None,
+            attributes: (!attributes.is_empty()).then_some(attributes),
             metrics: None,
-            waits: None,
+            waits: self.waits,
         };
         let mut buffer = [0; 1024];
         checkin::encode(&check_in, &mut buffer)
@@ -614,12 +625,14 @@ impl TestDevice {
             (answer.protocol, answer.nonce),
             (checkin::VERSION, self.nonce)
         );
-        let patch = match answer.order.as_ref().map(|order| &order.action) {
-            Some(Action::Install(install)) => install.patch,
+        let install = answer.order.as_ref().and_then(|order| match &order.action {
+            Action::Install(install) => Some(install),
             _ => None,
-        };
+        });
         Told {
-            patch,
+            patch: install.and_then(|install| install.patch),
+            hold: install.is_some_and(|install| install.hold == Some(true)),
+            conditions: install.and_then(|install| install.conditions),
             retry_after_s: answer.retry_after_s,
             acknowledged: answer.acknowledged,
             order: answer.order.map(|order| ordered(&order)),

@@ -2,8 +2,8 @@
 
 use fota_proto::{
     AttemptState, FailureCode,
-    checkin::{End, Phase},
-    manager::{Rollout, RolloutState, RuleVerdict, Why},
+    checkin::{End, Phase, Waits},
+    manager::{DryRun, Group, Rollout, RolloutState, RuleVerdict, Why},
 };
 use fota_server::{domain::plan::bucket, service::advance};
 use reqwest::StatusCode;
@@ -516,6 +516,121 @@ async fn a_device_that_comes_back_after_months_gets_the_newest_that_stands() {
             device.updates_to(&server, &newest).await;
             assert_eq!(device.check_in(&server).await.order, None);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_then_happens() {
+    each_database(async |server| {
+        let mut fleet = Fleet::of(&server, 20).await;
+        let plan = json!({"waves": [{"percent": 30, "min_time": "1h"}, {"percent": 100}],
+            "limits": {"parallel": 2}, "schedule": {"download": ["14:00-20:00"]}});
+        let request = json!({"release": "1.0.6", "to": ["all"], "plan": plan});
+        let played: DryRun = server
+            .post("/api/v1/rollouts/dry-run", request.clone())
+            .await
+            .value(StatusCode::OK);
+        let bytes = fleet.new.bytes.len() as u64;
+        assert_eq!(
+            (played.matched, played.played, played.bytes),
+            (20, 20, 20 * bytes)
+        );
+        assert_eq!(
+            (played.phases.len(), played.held.len()),
+            (2, 0),
+            "{played:?}"
+        );
+        let first = &played.phases[0];
+        assert_eq!(first.begins_at, NOON);
+        let done = first.ends_at.expect("ends");
+        assert!(
+            done > NOON + 120 * MINUTE,
+            "not before the window: {played:?}"
+        );
+        let second = &played.phases[1];
+        assert!(
+            second.begins_at >= NOON + 180 * MINUTE,
+            "an hour after the first start"
+        );
+        assert_eq!(first.devices + second.devices, 20);
+        assert!(played.finished_at >= second.ends_at);
+        // Nothing was started.
+        assert_eq!(
+            server.get("/api/v1/rollouts").await.json()["items"],
+            json!([])
+        );
+        let _ = &mut fleet.devices;
+        // A wave that needs more than it can have never ends.
+        let endless = json!({"release": "1.0.6", "to": ["all"], "plan":
+            {"schedule": {"ends_at": "2026-11-23 12:00:30"}, "limits": {"parallel": 1}}});
+        let played: DryRun = server
+            .post("/api/v1/rollouts/dry-run", endless)
+            .await
+            .value(StatusCode::OK);
+        assert_eq!(played.finished_at, None, "{played:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tags_attributes_and_groups_by_filter_say_who_is_meant() {
+    each_database(async |server| {
+        let mut fleet = Fleet::of(&server, 3).await;
+        let tags = json!({"set": {"site": "north"}});
+        server.post("/api/v1/devices/d01/tags", tags).await;
+        server
+            .post("/api/v1/groups", json!({"name": "northern"}))
+            .await;
+        let rule = json!({"filter": "tag.site == north or attr.site == north"});
+        let group: Group = server
+            .post("/api/v1/groups/northern/rule", rule)
+            .await
+            .value(StatusCode::OK);
+        assert_eq!(group.devices, ["d01"]);
+        let request = json!({"release": "1.0.6", "to": ["group:northern"],
+            "plan": {"filter": "version < 1.0.6 and group == northern"}});
+        let preview = server
+            .post("/api/v1/rollouts/preview", request.clone())
+            .await
+            .json();
+        assert_eq!(preview["matched"], 1);
+        server.rollout(request).await;
+        assert_eq!(fleet.devices[0].check_in(&server).await.order, None);
+        fleet.devices[1].check_in(&server).await.install();
+        // Who becomes one later joins.
+        fleet.devices[2].attributes = vec![("site", "north"), ("tz", "Asia/Tokyo")];
+        fleet.devices[2].check_in(&server).await.install();
+        let shown = server.show_device("d02").await;
+        assert_eq!(shown.attributes["tz"], "Asia/Tokyo");
+        assert_eq!(shown.groups, ["northern"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_device_that_can_hold_downloads_now_and_installs_in_its_window() {
+    each_database(async |server| {
+        let mut fleet = Fleet::of(&server, 2).await;
+        let plan = json!({"schedule": {"install": ["20:00-22:00"]},
+            "conditions": {"battery_min": 40}});
+        start(&server, plan).await;
+        // One that does not know how to hold would install at once: it waits.
+        assert_eq!(fleet.devices[0].check_in(&server).await.order, None);
+        assert_eq!(held_by(&why(&server, "d00").await), Some("install"));
+        let device = &mut fleet.devices[1];
+        device.waits = Some(Waits::Nothing);
+        let told = device.check_in(&server).await;
+        let order = told.install();
+        assert!(told.hold, "download only");
+        assert_eq!(told.conditions.expect("given").battery_min, Some(40));
+        device.waits = Some(Waits::Window);
+        let told = device.reports(&server, order, Phase::Downloaded, 0).await;
+        assert!(told.hold);
+        assert_eq!(told.retry_after_s, 60, "nothing is to be done for hours");
+        server.clock.advance_ms(9 * 60 * MINUTE);
+        let told = device.check_in(&server).await;
+        assert_eq!((told.install(), told.hold), (order, false));
     })
     .await;
 }

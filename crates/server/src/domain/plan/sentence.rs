@@ -170,6 +170,13 @@ fn stop(plan: &RolloutPlan, failures_max: Option<u32>, rollback: bool) -> Option
             let sample = gates.failure_sample;
             format!("more than {max} failures among at least {sample} devices")
         }),
+        plan.given.gates.sequential.as_ref().map(|test| {
+            format!(
+                "more failures than among the devices not updated yet (wrong at most {} of the \
+                 time)",
+                test.false_stop
+            )
+        }),
     ]
     .into_iter()
     .flatten()

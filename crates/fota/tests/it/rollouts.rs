@@ -1,0 +1,101 @@
+//! Rollouts by plan, through the program: from a file to the end, and through kill -9.
+
+use fota_sim::firmware::Behaviour;
+use serde_json::Value;
+
+use crate::harness::{Devices, Refuser, Server};
+
+fn show(server: &Server, rollout: &str) -> Value {
+    server
+        .fota(&["rollout", "show", rollout, "--json"])
+        .exits(0)
+        .json()
+}
+
+fn plan(server: &Server, text: &str) {
+    server.place.write("plan.toml", text.as_bytes());
+    server
+        .fota(&["rollout", "plan", "-f", "plan.toml", "--yes"])
+        .exits(0);
+}
+
+#[test]
+fn a_plan_from_a_file_is_played_through_started_and_drives_itself() {
+    let server = Server::start();
+    let _devices = Devices::start(&server, 8);
+    server.until_seen(8);
+    let name = server.place.firmware("1.0.6", Behaviour::Works);
+    server.fota(&["upload", &name]).exits(0);
+    let text = "release = \"1.0.6\"\nto = [\"all\"]\nfailures_max = 1\n\
+         [canary]\ndevices = 2\n[gates]\nsoak = \"1s\"\n";
+    server.place.write("plan.toml", text.as_bytes());
+    server
+        .fota(&["rollout", "plan", "-f", "plan.toml", "--dry-run"])
+        .exits(0)
+        .says("2 devices")
+        .says("WAVE");
+    let started = server
+        .fota(&["rollout", "plan", "-f", "plan.toml", "--yes"])
+        .exits(0);
+    let said = "Bring 1.0.6 to all: first 2 devices, then all, each once 90 % of those that \
+         started before are proven healthy for 1s; 1 failure pause";
+    started.complains(said);
+    server
+        .fota(&["device", "why", "ESP32-001"])
+        .exits(0)
+        .says("wave");
+    server.until("everybody has it", |server| {
+        show(server, "r-1")["counts"]["succeeded"] == 8
+    });
+    let events = server.fota(&["event", "list", "--rollout", "r-1"]).exits(0);
+    events.says("wave 2 of 2 begins: 2 of 2 devices are healthy");
+}
+
+/// What must be the same after a restart.
+fn counts(server: &Server) -> Value {
+    let mut shown = show(server, "r-1");
+    let keep = ["state", "reason", "counts", "wave", "approved_by", "plan"];
+    let fields = shown.as_object_mut().expect("an object");
+    fields.retain(|name, _| keep.contains(&name.as_str()));
+    shown
+}
+
+#[test]
+fn kill_9_in_every_phase_of_a_rollout_leaves_the_same_counts() {
+    let mut server = Server::start();
+    let name = server.place.firmware("1.0.6", Behaviour::Works);
+    server.fota(&["upload", &name]).exits(0);
+    let first = Refuser::start(&server, "R1");
+    let _second = Refuser::start(&server, "R2");
+    server.until_seen(2);
+    plan(
+        &server,
+        "release = \"1.0.6\"\nto = [\"all\"]\nfailures_max = 1\nallow_product_change = true\n\
+         [canary]\nnames = [\"R1\"]\n[limits]\nparallel = 1\n",
+    );
+    let through = |server: &mut Server, phase: &str| {
+        let before = counts(server);
+        server.kill();
+        server.restart();
+        assert_eq!(counts(server), before, "{phase}");
+    };
+    let updating =
+        |server: &Server, devices: u64| show(server, "r-1")["counts"]["updating"] == devices;
+    server.until("the canary is offered it", |server| updating(server, 1));
+    server.until("the wave is counted", |server| {
+        show(server, "r-1")["wave"]["devices"] == 1
+    });
+    through(&mut server, "offered to the canary");
+    first.fail();
+    server.until("it breaches", |server| {
+        show(server, "r-1")["state"] == "paused"
+    });
+    through(&mut server, "breached");
+    server.fota(&["rollout", "resume", "r-1"]).exits(0);
+    through(&mut server, "resumed");
+    server.fota(&["rollout", "promote", "r-1"]).exits(0);
+    server.until("the second is offered it", |server| updating(server, 1));
+    through(&mut server, "second wave");
+    server.fota(&["rollout", "abort", "r-1", "--yes"]).exits(0);
+    through(&mut server, "aborted");
+}
