@@ -15,7 +15,7 @@ use crate::{
     auth::{self, Auth, Token},
     blobs::Blobs,
     domain::identity::DeviceAuth,
-    fleet, http,
+    fleet, http, notify,
     online_key::OnlineKey,
     service::roots,
     store::{Store, StoreError},
@@ -232,6 +232,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
     let mut tasks = vec![
         tokio::spawn(http::serve(listener, front, closing.clone())),
         tokio::spawn(fleet::run(state.clone())),
+        tokio::spawn(notify::webhook::run(state.clone())),
     ];
     if let Some(tls) = &tls {
         tasks.push(tokio::spawn(Arc::clone(tls).watch(closing.clone())));

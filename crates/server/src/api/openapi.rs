@@ -8,7 +8,7 @@ use utoipa::{
 
 use super::{
     audit, blobs, checkin, credentials, devices, enrol, enrolment_keys, events, fleet, groups,
-    health, log, products, releases, rollbacks, rollouts, roots, session, tokens, users,
+    health, log, products, releases, rollbacks, rollouts, roots, session, tokens, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -31,6 +31,8 @@ use super::{
         log::head, log::proof, log::consistency, log::list,
         products::secure_boot, products::set_secure_boot,
         rollbacks::request, events::list, events::stream,
+        webhooks::list, webhooks::create, webhooks::remove, webhooks::enable, webhooks::disable,
+        webhooks::test, webhooks::deliveries,
         session::login, session::logout, session::whoami,
         users::list, users::create, users::remove, users::set_role, users::set_password,
         tokens::list, tokens::create, tokens::revoke,

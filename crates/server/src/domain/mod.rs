@@ -12,6 +12,7 @@ pub mod hex;
 pub mod identity;
 pub mod log;
 pub mod model;
+pub mod notify;
 pub mod presence;
 pub mod rollout;
 pub mod sequential;

@@ -13,6 +13,7 @@ pub mod secure_boot;
 pub mod signed;
 pub mod trust;
 pub mod view;
+pub mod webhooks;
 
 use crate::{
     AppState,

@@ -24,6 +24,7 @@ mod sessions;
 mod signing;
 mod tokens;
 mod users;
+mod webhooks;
 
 use std::path::Path;
 
@@ -37,6 +38,7 @@ pub use sessions::{Session, SessionOf};
 pub use signing::StoredRoot;
 pub use tokens::StoredToken;
 pub use users::Account;
+pub use webhooks::{Place, StoredWebhook};
 
 /// What the store says when it cannot do its work.
 #[derive(Debug, thiserror::Error)]

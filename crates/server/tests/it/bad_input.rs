@@ -8,9 +8,11 @@ use reqwest::{Method, header};
 use serde_json::{Value, json};
 
 mod identity;
+mod notify;
 
 use crate::support::*;
 use identity::*;
+use notify::*;
 
 /// A request that must be refused.
 #[derive(Debug)]
@@ -196,6 +198,7 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "rollbacks" => Some(bad_rollbacks(path)),
         "products" if path.ends_with("secure-boot") => bad_products(method),
         "events" => bad_events(path),
+        "webhooks" => bad_webhooks(method, path),
         "roots" | "products" | "log" => bad_signing(method, path),
         "session" | "users" | "tokens" | "audit" => bad_operators(method, path),
         _ => bad_others(path),
@@ -588,6 +591,7 @@ async fn stored(server: &Server) -> Vec<Value> {
         "/api/v1/log",
         "/api/v1/users",
         "/api/v1/tokens",
+        "/api/v1/webhooks",
     ] {
         all.push(server.get(path).await.json());
     }

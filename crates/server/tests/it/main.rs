@@ -37,3 +37,4 @@ mod signed;
 mod start;
 mod tls;
 mod web;
+mod webhooks;
