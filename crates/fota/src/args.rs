@@ -1,6 +1,7 @@
 //! The command line: every command and option, with the help text that describes it.
 
 mod device_identity;
+mod notify;
 mod operators;
 mod products;
 
@@ -16,6 +17,8 @@ mod keys;
 pub use keys::*;
 
 pub use products::{LogCommand, LogVerifyArgs, ProductCommand};
+
+pub use notify::WebhookCommand;
 
 pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
 
@@ -172,6 +175,9 @@ pub enum Command {
     /// Who did what, and whether that log is whole
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Webhooks: who is told of what happens
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Completions for a shell, on stdout
     Completions {
         /// The shell
@@ -507,6 +513,11 @@ pub enum RolloutCommand {
     Abort(RolloutReason),
     /// Give devices that failed a new attempt
     Retry {
+        /// Rollout, e.g. r-42
+        rollout: RolloutId,
+    },
+    /// What stands out among its failures: code, chip, version before, reset reason
+    Clusters {
         /// Rollout, e.g. r-42
         rollout: RolloutId,
     },

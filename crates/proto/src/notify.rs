@@ -86,3 +86,58 @@ pub struct WebhookDelivery {
     /// Why it does not count as delivered; absent where it does.
     pub error: Option<String>,
 }
+
+/// What stands out among the failures of a rollout: `GET /api/v1/rollouts/{id}/clusters`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RolloutClusters {
+    /// The rollout.
+    pub rollout: i64,
+    /// Devices whose attempt has succeeded or failed.
+    pub devices: u64,
+    /// Of these, how many failed, timed out or went back by themselves.
+    pub failed: u64,
+    /// The failures by state, most first.
+    pub states: Vec<StateCount>,
+    /// What stands out, most first; each beyond what those before it explain.
+    pub clusters: Vec<Cluster>,
+    /// Whether there were more kinds of devices than were looked at.
+    pub partial: bool,
+}
+
+/// Devices whose attempt ended in one state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StateCount {
+    /// Such as `failed:hash_mismatch`.
+    pub state: String,
+    /// Devices.
+    pub devices: u64,
+}
+
+/// A kind of device that fails more often than the others, or otherwise. What is absent is not
+/// part of what these devices have in common.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Cluster {
+    /// In one sentence.
+    pub text: String,
+    /// Their chip.
+    pub chip: Option<String>,
+    /// Its revision: 100 times the major and the minor number.
+    pub chip_revision: Option<u16>,
+    /// The version that they came from.
+    pub from_version: Option<String>,
+    /// How they failed.
+    pub state: Option<String>,
+    /// The reset reason that they reported with it.
+    pub reset: Option<String>,
+    /// Devices of this kind that failed so.
+    pub failed: u64,
+    /// Devices of this kind.
+    pub devices: u64,
+    /// All other devices that failed so.
+    pub elsewhere_failed: u64,
+    /// All other devices.
+    pub elsewhere_devices: u64,
+    /// How sure it is, and how much it explains: the log-likelihood ratio in nats, against the same
+    /// chance of failure everywhere.
+    pub score: f64,
+}

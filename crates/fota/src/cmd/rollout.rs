@@ -5,7 +5,7 @@ use fota_proto::manager::{Preview, Release, Rollout, RolloutDetail, RolloutReque
 use crate::{
     args::{RolloutCommand, RolloutOptions},
     clock::{self, now_ms},
-    cmd::update,
+    cmd::{clusters, update},
     context::Context,
     failure::{Failure, Result},
     follow,
@@ -49,6 +49,9 @@ pub async fn run(context: &Context, command: RolloutCommand) -> Result {
             changed(context, &client.abort(args.rollout.0, &args.reason).await?);
         }
         RolloutCommand::Retry { rollout } => changed(context, &client.retry(rollout.0).await?),
+        RolloutCommand::Clusters { rollout } => {
+            clusters::show(context, &client.rollout_clusters(rollout.0).await?);
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod blobs;
 pub mod checkin;
+pub mod clusters;
 pub mod credentials;
 pub mod devices;
 pub mod enrol;
@@ -108,6 +109,7 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/rollouts/{id}/resume", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/abort", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/retry", OPERATOR),
+    ("GET", "/api/v1/rollouts/{id}/clusters", VIEWER),
     ("POST", "/api/v1/rollbacks", OPERATOR),
     ("GET", "/api/v1/roots", VIEWER),
     ("POST", "/api/v1/roots", ADMIN),
@@ -297,13 +299,14 @@ fn operators() -> Router<AppState> {
         .route("/api/v1/audit/export", get(audit::export))
 }
 
-/// Who is told of what happens.
+/// Who is told of what happens, and what stands out in it.
 fn notifications() -> Router<AppState> {
     Router::new()
         .route(
             "/api/v1/webhooks",
             get(webhooks::list).post(webhooks::create),
         )
+        .route("/api/v1/rollouts/{id}/clusters", get(clusters::clusters))
         .route("/api/v1/webhooks/{name}", delete(webhooks::remove))
         .route("/api/v1/webhooks/{name}/enable", post(webhooks::enable))
         .route("/api/v1/webhooks/{name}/disable", post(webhooks::disable))

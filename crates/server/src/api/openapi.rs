@@ -7,8 +7,9 @@ use utoipa::{
 };
 
 use super::{
-    audit, blobs, checkin, credentials, devices, enrol, enrolment_keys, events, fleet, groups,
-    health, log, products, releases, rollbacks, rollouts, roots, session, tokens, users, webhooks,
+    audit, blobs, checkin, clusters, credentials, devices, enrol, enrolment_keys, events, fleet,
+    groups, health, log, products, releases, rollbacks, rollouts, roots, session, tokens, users,
+    webhooks,
 };
 
 #[derive(OpenApi)]
@@ -25,7 +26,7 @@ use super::{
         enrolment_keys::list, enrolment_keys::create, enrolment_keys::revoke,
         groups::list, groups::create, groups::remove, groups::add_devices, groups::remove_device,
         rollouts::preview, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
-        rollouts::resume, rollouts::abort, rollouts::retry,
+        rollouts::resume, rollouts::abort, rollouts::retry, clusters::clusters,
         roots::add, roots::list, roots::current, roots::download,
         products::signing, products::set_signing,
         log::head, log::proof, log::consistency, log::list,

@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod audit;
 pub mod claim;
+pub mod clusters;
 pub mod filter;
 pub mod hex;
 pub mod identity;

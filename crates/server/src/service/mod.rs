@@ -2,6 +2,7 @@
 //! from these.
 
 pub mod checkin;
+pub mod clusters;
 pub mod credentials;
 pub mod download;
 pub mod enrolment;

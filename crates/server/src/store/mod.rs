@@ -7,6 +7,7 @@
 
 mod attempts;
 mod audit;
+mod clusters;
 mod credentials;
 mod db;
 mod devices;

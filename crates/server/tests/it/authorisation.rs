@@ -58,6 +58,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/api/v1/rollouts/{id}/resume", "operator"),
     ("POST", "/api/v1/rollouts/{id}/abort", "operator"),
     ("POST", "/api/v1/rollouts/{id}/retry", "operator"),
+    ("GET", "/api/v1/rollouts/{id}/clusters", "viewer"),
     ("POST", "/api/v1/rollbacks", "operator"),
     ("GET", "/api/v1/roots", "viewer"),
     ("POST", "/api/v1/roots", "admin"),

@@ -473,6 +473,7 @@ fn bad_rollout_calls(method: &str, path: &str) -> Option<Vec<Bad>> {
         ("POST", "/api/v1/rollouts" | "/api/v1/rollouts/preview") => bad_rollouts(path),
         ("GET", "/api/v1/rollouts") => bad_numbered_pages(path),
         ("GET", "/api/v1/rollouts/{id}") => bad_numbers("/api/v1/rollouts/", ""),
+        ("GET", "/api/v1/rollouts/{id}/clusters") => bad_numbers("/api/v1/rollouts/", "/clusters"),
         ("POST", "/api/v1/rollouts/{id}/pause") => bad_reasons("/api/v1/rollouts/", "/pause"),
         ("POST", "/api/v1/rollouts/{id}/resume") => bad_reasons("/api/v1/rollouts/", "/resume"),
         ("POST", "/api/v1/rollouts/{id}/abort") => bad_reasons("/api/v1/rollouts/", "/abort"),

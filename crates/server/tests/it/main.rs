@@ -15,6 +15,7 @@ mod authorisation;
 mod bad_input;
 mod blobs;
 mod checkin;
+mod clusters;
 mod contract;
 mod device_identity;
 mod devices;
