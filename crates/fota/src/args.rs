@@ -18,7 +18,7 @@ pub use keys::*;
 
 pub use products::{LogCommand, LogVerifyArgs, ProductCommand};
 
-pub use notify::WebhookCommand;
+pub use notify::{MqttArgs, WebhookCommand};
 
 pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
 
@@ -226,6 +226,8 @@ pub struct ServeArgs {
     pub allow_unsigned: bool,
     #[command(flatten)]
     pub tls: Box<TlsArgs>,
+    #[command(flatten)]
+    pub mqtt: Box<MqttArgs>,
     /// File with the settings of a login provider (OpenID Connect), see docs/operators.md
     #[cfg(feature = "oidc")]
     #[arg(long, value_name = "FILE")]

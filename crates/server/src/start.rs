@@ -65,6 +65,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Time and connections that a peer gets.
     pub limits: http::Limits,
+    /// A broker that the fleet is published to, where there is one.
+    pub mqtt: Option<notify::mqtt::Settings>,
     /// A login provider, where there is one.
     #[cfg(feature = "oidc")]
     pub oidc: Option<auth::oidc::Settings>,
@@ -91,6 +93,7 @@ impl Config {
             proxies: http::Proxies::default(),
             public_url: None,
             limits: http::Limits::default(),
+            mqtt: None,
             #[cfg(feature = "oidc")]
             oidc: None,
         }
@@ -234,6 +237,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         tokio::spawn(fleet::run(state.clone())),
         tokio::spawn(notify::webhook::run(state.clone())),
     ];
+    if let Some(mqtt) = state.config.mqtt.clone() {
+        tasks.push(tokio::spawn(notify::mqtt::run(state.clone(), mqtt)));
+    }
     if let Some(tls) = &tls {
         tasks.push(tokio::spawn(Arc::clone(tls).watch(closing.clone())));
         #[cfg(feature = "acme")]

@@ -1,6 +1,33 @@
 //! Who is told of what happens.
 
-use clap::Subcommand;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// A broker that a server publishes to.
+#[derive(Debug, Default, Args)]
+pub struct MqttArgs {
+    /// Publish the fleet to this broker: mqtt://user:password@host:1883 or mqtts://host
+    #[arg(long, value_name = "URL", env = "FOTA_MQTT", hide_env_values = true)]
+    pub mqtt: Option<String>,
+    /// Begins every topic
+    #[arg(long, value_name = "P", default_value = "fota", requires = "mqtt")]
+    pub mqtt_prefix: String,
+    /// Where Home Assistant looks for devices; empty tells it nothing
+    #[arg(
+        long,
+        value_name = "P",
+        default_value = "homeassistant",
+        requires = "mqtt"
+    )]
+    pub mqtt_discovery: String,
+    /// Let whoever may publish to the broker start updates of single devices
+    #[arg(long, requires = "mqtt")]
+    pub mqtt_commands: bool,
+    /// Authorities that the broker's certificate is believed from, PEM [default: the system's]
+    #[arg(long, value_name = "FILE", requires = "mqtt")]
+    pub mqtt_ca: Option<PathBuf>,
+}
 
 #[derive(Debug, Subcommand)]
 pub enum WebhookCommand {

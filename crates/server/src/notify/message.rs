@@ -54,7 +54,7 @@ fn message(id: String, event: &Event) -> Message {
 }
 
 /// `2026-11-23T12:33:26.908Z`.
-fn time(at_ms: i64) -> String {
+pub fn time(at_ms: i64) -> String {
     let time = jiff::Timestamp::from_millisecond(at_ms);
     time.map_or_else(|_| at_ms.to_string(), |time| time.to_string())
 }

@@ -5,7 +5,10 @@
 //! says is made by pure functions; what sends it is beside them.
 
 pub mod address;
+pub mod home_assistant;
 pub mod message;
+pub mod mqtt;
+pub mod picture;
 pub mod post;
 pub mod signature;
 pub mod webhook;

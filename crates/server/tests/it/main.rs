@@ -22,6 +22,7 @@ mod devices;
 mod events;
 mod groups;
 mod log;
+mod mqtt;
 #[cfg(feature = "oidc")]
 mod oidc;
 mod openapi;
