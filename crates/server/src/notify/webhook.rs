@@ -46,6 +46,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(50);
 /// Events read at once.
 const BATCH: i64 = 200;
+/// Batches that are read at one look: a webhook that seldom matches must not hold up the others.
+const SCAN_BATCHES_MAX: usize = 20;
+/// Events that a webhook may be moved past without storing it: what is read again after a start.
+const PASSED_MAX: i64 = 10_000;
 /// How often a place is stored while deliveries succeed: what may be sent twice after a crash.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
 /// Tries that wait to be stored with it.
@@ -149,9 +153,10 @@ impl Turn {
         }
     }
 
-    /// Whether there is an event to deliver; moves past those that the filter leaves out.
+    /// Whether there is an event to deliver within the next batches; moves past those that the
+    /// filter leaves out.
     async fn has_next(&mut self, tx: &mut Tx) -> Result<bool, StoreError> {
-        loop {
+        for _ in 0..SCAN_BATCHES_MAX {
             while let Some(event) = self.ready.front() {
                 if self.webhook.filter.takes(&event.kind) {
                     return Ok(true);
@@ -169,6 +174,9 @@ impl Turn {
                 return Ok(false);
             }
         }
+        // The last batch has not been looked at; the next look reads it again.
+        self.ready.clear();
+        Ok(false)
     }
 
     fn needs_storing(&self) -> bool {
@@ -189,7 +197,8 @@ impl Courier {
             let id = webhook.id;
             let passed = self.passed().get(&id).copied().unwrap_or(0);
             let mut turn = Turn::new(webhook, passed);
-            if turn.has_next(&mut tx).await? {
+            let passed = |turn: &Turn| turn.place.done_event - turn.webhook.webhook.done_event;
+            if turn.has_next(&mut tx).await? || passed(&turn) >= PASSED_MAX {
                 turns.push(turn);
             } else {
                 self.passed().insert(id, turn.place.done_event);

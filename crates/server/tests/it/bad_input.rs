@@ -517,6 +517,8 @@ fn bad_events(path: &str) -> Option<Vec<Bad>> {
         "/api/v1/events/stream" => vec![
             Bad::path("/api/v1/events/stream?rollout=x", 400, "rollout"),
             Bad::path("/api/v1/events/stream?after=x", 400, "after"),
+            Bad::path("/api/v1/events/stream?device=a%20b", 400, "device"),
+            Bad::path("/api/v1/events/stream?kinds=A!", 400, "kinds"),
             Bad::path("/api/v1/events/stream?surprise=1", 400, "surprise"),
         ],
         _ => return None,
