@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::{
-    bench_delta, browser, corpus, deny, fuzz, no_std, postgres,
+    bench_delta, browser, corpus, deny, fuzz, mqtt, no_std, postgres,
     process::{cargo, command, in_ci, output, run},
     readme, rv32_delta, rv32_device, signed, tidy, tools,
 };
@@ -39,6 +39,7 @@ const STEPS: &[Step] = &[
     step("fuzz", fuzz::smoke),
     step("demo", demo),
     step("bench", bench),
+    step("mqtt", mqtt::run),
     step("readme", readme::run),
     step("browser", browser::run),
     step("deny", deny::check),

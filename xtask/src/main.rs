@@ -10,6 +10,7 @@ mod corpus;
 mod deny;
 mod dev;
 mod fuzz;
+mod mqtt;
 mod no_std;
 mod postgres;
 mod process;
@@ -36,6 +37,7 @@ cargo xtask CHORE
   rv32-device         one update by the device crate on an RV32 in QEMU, likewise
   rv32-delta          decode a real patch on an RV32 in QEMU: memory, instructions
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
+  mqtt                what is published over MQTT, against Mosquitto
   readme              run the commands of README.md as they are written
   browser             drive the page in a headless browser, beside a running demo
   deny                licences and bans of the dependencies
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Some("rv32-delta") => rv32_delta::run_all(),
         Some("rv32-device") => rv32_device::run_all(),
         Some("test") => postgres::test(),
+        Some("mqtt") => mqtt::run(),
         Some("readme") => readme::run(),
         Some("browser") => browser::run(),
         Some("deny") => deny::check(),

@@ -12,6 +12,7 @@
 mod device;
 mod events;
 mod manager;
+mod notify;
 mod operators;
 mod signing;
 mod tls;

@@ -127,8 +127,12 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
         self.job.as_ref().and_then(|job| job.patch_end)
     }
 
-    /// The largest patches that can be applied.
+    /// The largest patches that can be applied; none while an order goes on without its patch,
+    /// which tells the server that it did not work.
     pub(crate) fn patch_profile(&self) -> Option<PatchProfile> {
+        if self.patch_end().is_some() {
+            return None;
+        }
         let decoder = self.trust.as_ref()?.decoder.as_ref()?;
         Some(decoder.profile())
     }

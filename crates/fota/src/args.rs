@@ -2,6 +2,7 @@
 
 mod deltas;
 mod device_identity;
+mod notify;
 mod operators;
 mod products;
 mod rollouts;
@@ -19,7 +20,8 @@ pub use keys::*;
 
 pub use products::{LogCommand, LogVerifyArgs, ProductCommand};
 
-pub use rollouts::{MaxFailures, RolloutCommand, RolloutId, RolloutOptions, RolloutPlanArgs};
+pub use notify::{MqttArgs, WebhookCommand};
+pub use rollouts::{RolloutCommand, RolloutId, RolloutOptions, RolloutPlanArgs};
 
 pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
 
@@ -177,6 +179,9 @@ pub enum Command {
     /// Who did what, and whether that log is whole
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Webhooks: who is told of what happens
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Completions for a shell, on stdout
     Completions {
         /// The shell
@@ -231,6 +236,8 @@ pub struct ServeArgs {
     pub delta_workers: Option<usize>,
     #[command(flatten)]
     pub tls: Box<TlsArgs>,
+    #[command(flatten)]
+    pub mqtt: Box<MqttArgs>,
     /// File with the settings of a login provider (OpenID Connect), see docs/operators.md
     #[cfg(feature = "oidc")]
     #[arg(long, value_name = "FILE")]

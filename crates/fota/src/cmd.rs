@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod bundle;
+pub mod clusters;
 pub mod completions;
 pub mod config;
 pub mod delta;
@@ -28,3 +29,4 @@ pub mod update;
 pub mod upload;
 pub mod user;
 pub mod verify;
+pub mod webhook;

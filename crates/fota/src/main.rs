@@ -147,6 +147,7 @@ async fn client_command(context: &Context, command: Command) -> Result {
         Command::Whoami => cmd::login::whoami(context).await,
         Command::User(command) => cmd::user::run(context, command).await,
         Command::Token(command) => cmd::token::run(context, command).await,
+        Command::Webhook(command) => cmd::webhook::run(context, command).await,
         Command::Audit(command) => cmd::audit::run(context, command).await,
         Command::Serve(_)
         | Command::Demo(_)

@@ -22,6 +22,8 @@ pub mod log;
 #[cfg(feature = "manager")]
 pub mod manager;
 #[cfg(feature = "manager")]
+pub mod notify;
+#[cfg(feature = "manager")]
 pub mod operators;
 pub mod signed;
 

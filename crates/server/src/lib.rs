@@ -26,6 +26,7 @@ pub mod fleet;
 pub mod http;
 pub mod hub;
 pub mod identities;
+pub mod notify;
 pub mod online_key;
 mod private_file;
 mod random;

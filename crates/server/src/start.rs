@@ -15,7 +15,7 @@ use crate::{
     auth::{self, Auth, Token},
     blobs::Blobs,
     domain::identity::DeviceAuth,
-    fleet, http,
+    fleet, http, notify,
     online_key::OnlineKey,
     service::{deltas, roots},
     store::{Store, StoreError},
@@ -75,6 +75,8 @@ pub struct Config {
     pub delta_encode: deltas::Encode,
     /// Time and connections that a peer gets.
     pub limits: http::Limits,
+    /// A broker that the fleet is published to, where there is one.
+    pub mqtt: Option<notify::mqtt::Settings>,
     /// A login provider, where there is one.
     #[cfg(feature = "oidc")]
     pub oidc: Option<auth::oidc::Settings>,
@@ -104,6 +106,7 @@ impl Config {
             delta_workers: delta_workers(),
             delta_encode: deltas::encode,
             limits: http::Limits::default(),
+            mqtt: None,
             #[cfg(feature = "oidc")]
             oidc: None,
         }
@@ -251,9 +254,13 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
     let mut tasks = vec![
         tokio::spawn(http::serve(listener, front, closing.clone())),
         tokio::spawn(fleet::run(state.clone())),
+        tokio::spawn(notify::webhook::run(state.clone())),
     ];
     let worker = |_| tokio::spawn(deltas::run(state.clone()));
     tasks.extend((0..state.config.delta_workers).map(worker));
+    if let Some(mqtt) = state.config.mqtt.clone() {
+        tasks.push(tokio::spawn(notify::mqtt::run(state.clone(), mqtt)));
+    }
     if let Some(tls) = &tls {
         tasks.push(tokio::spawn(Arc::clone(tls).watch(closing.clone())));
         #[cfg(feature = "acme")]

@@ -68,6 +68,11 @@ pub enum RolloutCommand {
         /// Rollout, e.g. r-42
         rollout: RolloutId,
     },
+    /// What stands out among its failures: code, chip, version before, reset reason
+    Clusters {
+        /// Rollout, e.g. r-42
+        rollout: RolloutId,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use fota_proto::manager::{
 use crate::{
     args::{RolloutCommand, RolloutOptions},
     clock::{self, now_ms},
-    cmd::{rollout_plan, update},
+    cmd::{clusters, rollout_plan, update},
     context::Context,
     failure::{Failure, Result},
     follow,
@@ -65,6 +65,9 @@ pub async fn run(context: &Context, command: RolloutCommand) -> Result {
             );
         }
         RolloutCommand::Retry { rollout } => changed(context, &client.retry(rollout.0).await?),
+        RolloutCommand::Clusters { rollout } => {
+            clusters::show(context, &client.rollout_clusters(rollout.0).await?);
+        }
     }
     Ok(())
 }

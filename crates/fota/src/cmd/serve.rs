@@ -20,6 +20,8 @@ use crate::{
 /// Hex digits of the seed's chunk key.
 const PSK_DIGITS: usize = 64;
 
+mod mqtt;
+
 pub async fn run(global: &Global, args: ServeArgs) -> Result {
     let out = Output::new(global);
     log(global);
@@ -46,6 +48,7 @@ pub async fn run(global: &Global, args: ServeArgs) -> Result {
     }
     config.bandwidth_budget = args.bandwidth_budget;
     args.tls.apply(&mut config)?;
+    config.mqtt = mqtt::settings(*args.mqtt)?;
     // Taken before the server starts: a signal must not fall between the two.
     let ended = ended()?;
     let running = fota_server::start(config, Clock::System)

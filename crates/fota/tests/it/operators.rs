@@ -210,3 +210,26 @@ fn the_audit_log_is_shown_exported_and_verified() {
     }
     verify(Some("4"), 2).complains("SEQ:HASH");
 }
+
+#[test]
+fn a_webhook_is_added_disabled_enabled_and_deleted() {
+    let server = Server::start();
+    let add = ["webhook", "add", "ops", "http://127.0.0.1:1/hook"];
+    let key = server.fota(&add).exits(0).out;
+    assert!(key.starts_with("whsec_") && key.trim().len() == 50, "{key}");
+    server.fota(&add).exits(7).complains("ops exists already");
+    let metadata = ["webhook", "add", "x", "http://169.254.169.254/"];
+    server.fota(&metadata).complains("metadata");
+    let test = ["webhook", "test", "ops"];
+    server.fota(&test).exits(1).complains("refused");
+    let tries = ["webhook", "deliveries", "ops"];
+    server.fota(&tries).exits(0).says("webhook.test");
+    let off = ["webhook", "disable", "ops", "--reason", "moving"];
+    server.fota(&off).exits(0).says("disabled: moving");
+    let on = ["webhook", "enable", "ops", "--skip-missed"];
+    server.fota(&on).exits(0).says("works");
+    let list = server.fota(&["webhook", "list"]).exits(0);
+    assert!(list.out.contains("attempt.failed") && !list.out.contains("whsec_"));
+    server.fota(&["webhook", "delete", "ops", "--yes"]).exits(0);
+    server.fota(&["webhook", "test", "ops"]).exits(6);
+}

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     AppState,
     auth::identify,
+    domain::notify::{FilterError, KindFilter},
     hub::News,
     service::rollouts::device_id,
     store::{EventFilter, StoreError},
@@ -92,6 +93,10 @@ fn rollout(text: Option<&str>) -> Result<Option<i64>, Refusal> {
 pub struct StreamQuery {
     /// Only of this rollout: 42 or r-42.
     pub rollout: Option<String>,
+    /// Only of this device.
+    pub device: Option<String>,
+    /// Only of these kinds, with commas between them: `attempt.failed,rollout.*`.
+    pub kinds: Option<String>,
     /// Begin after this event id; `Last-Event-ID` goes before it.
     pub after: Option<String>,
 }
@@ -107,6 +112,11 @@ pub async fn stream(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
     let rollout = rollout(query.rollout.as_deref())?;
+    let device = query.device.as_deref();
+    let device = device.map(|id| device_id("device", id)).transpose()?;
+    let kinds = query.kinds.as_deref().map(str::parse).transpose();
+    let kinds =
+        kinds.map_err(|error: FilterError| Refusal::field("kinds", format!("kinds: {error}")))?;
     // Listening begins before the history is read, so that nothing falls between.
     let news = state.hub.listen();
     let last = match headers.get("last-event-id") {
@@ -122,6 +132,8 @@ pub async fn stream(
         admitted_at: Instant::now(),
         news,
         rollout,
+        device: device.map(|id| id.to_string()),
+        kinds,
         last,
         ready: VecDeque::new(),
     };
@@ -149,6 +161,8 @@ struct Listener {
     admitted_at: Instant,
     news: broadcast::Receiver<News>,
     rollout: Option<i64>,
+    device: Option<String>,
+    kinds: Option<KindFilter>,
     /// The last stored event that was sent or left out.
     last: i64,
     ready: VecDeque<Event>,
@@ -186,19 +200,28 @@ impl Listener {
         Ok(known.is_some())
     }
 
+    /// Reads on to the next event that is wanted, or to the end.
     async fn read_history(&mut self) -> Result<(), StoreError> {
-        let filter = EventFilter {
-            device: None,
-            rollout: self.rollout,
-            after: self.last,
-            limit: BATCH,
-        };
-        let events = self.state.store.read().await?.events(&filter).await?;
-        if let Some(event) = events.last() {
-            self.last = event.id;
+        let mut tx = self.state.store.read().await?;
+        loop {
+            let filter = EventFilter {
+                device: self.device.clone(),
+                rollout: self.rollout,
+                after: self.last,
+                limit: BATCH,
+            };
+            let events = tx.events(&filter).await?;
+            let is_end = (events.len() as i64) < BATCH;
+            for event in events {
+                self.last = event.id;
+                if self.takes(&event) {
+                    self.ready.push_back(event);
+                }
+            }
+            if is_end || !self.ready.is_empty() {
+                return Ok(());
+            }
         }
-        self.ready.extend(events);
-        Ok(())
     }
 
     /// Waits until something may have happened; none when the server ends.
@@ -224,7 +247,14 @@ impl Listener {
     }
 
     fn wants(&self, event: &Event) -> bool {
-        self.rollout.is_none() || event.rollout == self.rollout
+        let is_rollout = self.rollout.is_none() || event.rollout == self.rollout;
+        let is_device = self.device.is_none() || event.device == self.device;
+        is_rollout && is_device && self.takes(event)
+    }
+
+    fn takes(&self, event: &Event) -> bool {
+        let kinds = self.kinds.as_ref();
+        kinds.is_none_or(|kinds| kinds.takes(&event.kind))
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod blobs;
 pub mod checkin;
+pub mod clusters;
 pub mod credentials;
 pub mod deltas;
 pub mod devices;
@@ -27,6 +28,7 @@ pub mod session;
 pub mod tags;
 pub mod tokens;
 pub mod users;
+pub mod webhooks;
 
 use axum::{
     Router, middleware,
@@ -117,6 +119,7 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/rollouts/{id}/retry", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/promote", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/approve", OPERATOR),
+    ("GET", "/api/v1/rollouts/{id}/clusters", VIEWER),
     ("POST", "/api/v1/rollbacks", OPERATOR),
     ("GET", "/api/v1/roots", VIEWER),
     ("POST", "/api/v1/roots", ADMIN),
@@ -128,6 +131,14 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/api/v1/log", VIEWER),
     ("GET", "/api/v1/events", VIEWER),
     ("GET", "/api/v1/events/stream", VIEWER),
+    // A URL may hold a secret of its receiver, and adding one makes the server send requests.
+    ("GET", "/api/v1/webhooks", OPERATOR),
+    ("POST", "/api/v1/webhooks", ADMIN),
+    ("DELETE", "/api/v1/webhooks/{name}", ADMIN),
+    ("POST", "/api/v1/webhooks/{name}/enable", ADMIN),
+    ("POST", "/api/v1/webhooks/{name}/disable", ADMIN),
+    ("POST", "/api/v1/webhooks/{name}/test", ADMIN),
+    ("GET", "/api/v1/webhooks/{name}/deliveries", OPERATOR),
     ("POST", "/api/v1/session", Access::Open),
     ("DELETE", "/api/v1/session", VIEWER),
     ("GET", "/api/v1/whoami", VIEWER),
@@ -199,6 +210,7 @@ pub fn router(state: AppState) -> Router {
         .merge(devices().route_layer(device))
         .merge(manager())
         .merge(operators())
+        .merge(notifications())
         .merge(compat::routes(&state))
         .merge(web::routes(&state))
         .route_layer(guard)
@@ -302,6 +314,24 @@ fn operators() -> Router<AppState> {
         .route("/api/v1/tokens/{id}", delete(tokens::revoke))
         .route("/api/v1/audit", get(audit::list))
         .route("/api/v1/audit/export", get(audit::export))
+}
+
+/// Who is told of what happens, and what stands out in it.
+fn notifications() -> Router<AppState> {
+    Router::new()
+        .route(
+            "/api/v1/webhooks",
+            get(webhooks::list).post(webhooks::create),
+        )
+        .route("/api/v1/rollouts/{id}/clusters", get(clusters::clusters))
+        .route("/api/v1/webhooks/{name}", delete(webhooks::remove))
+        .route("/api/v1/webhooks/{name}/enable", post(webhooks::enable))
+        .route("/api/v1/webhooks/{name}/disable", post(webhooks::disable))
+        .route("/api/v1/webhooks/{name}/test", post(webhooks::test))
+        .route(
+            "/api/v1/webhooks/{name}/deliveries",
+            get(webhooks::deliveries),
+        )
 }
 
 /// What devices prove themselves with.

@@ -7,9 +7,9 @@ use utoipa::{
 };
 
 use super::{
-    audit, blobs, checkin, credentials, deltas, devices, enrol, enrolment_keys, events, fleet,
-    groups, health, log, products, releases, rollbacks, rollouts, roots, session, tags, tokens,
-    users,
+    audit, blobs, checkin, clusters, credentials, deltas, devices, enrol, enrolment_keys, events,
+    fleet, groups, health, log, products, releases, rollbacks, rollouts, roots, session, tags,
+    tokens, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -29,11 +29,14 @@ use super::{
         groups::set_rule,
         rollouts::preview, rollouts::dry_run, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
         rollouts::resume, rollouts::abort, rollouts::retry, rollouts::promote, rollouts::approve,
+        clusters::clusters,
         roots::add, roots::list, roots::current, roots::download,
         products::signing, products::set_signing,
         log::head, log::proof, log::consistency, log::list,
         products::secure_boot, products::set_secure_boot,
         rollbacks::request, events::list, events::stream,
+        webhooks::list, webhooks::create, webhooks::remove, webhooks::enable, webhooks::disable,
+        webhooks::test, webhooks::deliveries,
         session::login, session::logout, session::whoami,
         users::list, users::create, users::remove, users::set_role, users::set_password,
         tokens::list, tokens::create, tokens::revoke,

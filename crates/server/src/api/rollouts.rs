@@ -213,7 +213,7 @@ async fn command(
 }
 
 /// `42` or `r-42`.
-fn number(text: &str) -> Result<i64, Refusal> {
+pub fn number(text: &str) -> Result<i64, Refusal> {
     let digits = text.strip_prefix("r-").unwrap_or(text);
     let shown: String = text.chars().take(40).collect();
     digits.parse().map_err(|_| {

@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod audit;
 pub mod claim;
+pub mod clusters;
 pub mod delta;
 pub mod filter;
 pub mod fit;
@@ -15,6 +16,7 @@ pub mod hex;
 pub mod identity;
 pub mod log;
 pub mod model;
+pub mod notify;
 pub mod plan;
 pub mod presence;
 pub mod rollout;

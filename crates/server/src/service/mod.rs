@@ -3,6 +3,7 @@
 
 pub mod advance;
 pub mod checkin;
+pub mod clusters;
 pub mod credentials;
 pub mod deltas;
 pub mod download;
@@ -19,6 +20,7 @@ pub mod secure_boot;
 pub mod signed;
 pub mod trust;
 pub mod view;
+pub mod webhooks;
 pub mod why;
 
 use crate::{

@@ -7,6 +7,7 @@
 
 mod attempts;
 mod audit;
+mod clusters;
 mod credentials;
 mod db;
 mod deltas;
@@ -27,6 +28,7 @@ mod signing;
 mod tags;
 mod tokens;
 mod users;
+mod webhooks;
 
 use std::path::Path;
 
@@ -40,6 +42,7 @@ pub use sessions::{Session, SessionOf};
 pub use signing::StoredRoot;
 pub use tokens::StoredToken;
 pub use users::Account;
+pub use webhooks::{Place, StoredWebhook};
 
 /// What the store says when it cannot do its work.
 #[derive(Debug, thiserror::Error)]

@@ -86,6 +86,7 @@ pub fn deeds() -> Vec<Deed> {
     all.extend(seed_deeds());
     all.extend(credential_deeds());
     all.extend(enrolment_deeds());
+    all.extend(webhook_deeds());
     all.extend(signing_deeds());
     all
 }
@@ -291,6 +292,45 @@ fn enrolment_deeds() -> [Deed; 3] {
         at("POST", "/api/v1/device-claims", list, &["device.claimed"]),
         at("POST", "/api/v1/enrolment-keys", Body::Json(batch), made),
         Deed::new(revoke, key, Body::Nothing, &["enrolment_key.revoked"]),
+    ]
+}
+
+fn webhook_deeds() -> [Deed; 5] {
+    let new = json!({"name": "ops", "url": "http://127.0.0.1:1/", "events": ["*"]});
+    let at = |verb| Deed::new(("POST", verb), "", Body::Nothing, &[]);
+    let named = |route, path, actions| Deed {
+        path,
+        actions,
+        ..at(route)
+    };
+    [
+        Deed {
+            body: Body::Json(new),
+            ..named("/api/v1/webhooks", "/api/v1/webhooks", &["webhook.created"])
+        },
+        named(
+            "/api/v1/webhooks/{name}/test",
+            "/api/v1/webhooks/ops/test",
+            &["webhook.tested"],
+        ),
+        named(
+            "/api/v1/webhooks/{name}/disable",
+            "/api/v1/webhooks/ops/disable",
+            &["webhook.disabled"],
+        ),
+        named(
+            "/api/v1/webhooks/{name}/enable",
+            "/api/v1/webhooks/ops/enable",
+            &["webhook.enabled"],
+        ),
+        Deed {
+            method: "DELETE",
+            ..named(
+                "/api/v1/webhooks/{name}",
+                "/api/v1/webhooks/ops",
+                &["webhook.removed"],
+            )
+        },
     ]
 }
 

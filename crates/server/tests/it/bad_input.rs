@@ -8,9 +8,11 @@ use reqwest::{Method, header};
 use serde_json::{Value, json};
 
 mod identity;
+mod notify;
 
 use crate::support::*;
 use identity::*;
+use notify::*;
 
 /// A request that must be refused.
 #[derive(Debug)]
@@ -225,6 +227,7 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "rollbacks" => Some(bad_rollbacks(path)),
         "products" if path.ends_with("secure-boot") => bad_products(method),
         "events" => bad_events(path),
+        "webhooks" => bad_webhooks(method, path),
         "roots" | "products" | "log" => bad_signing(method, path),
         "session" | "users" | "tokens" | "audit" => bad_operators(method, path),
         _ => bad_others(path),
@@ -566,6 +569,7 @@ fn bad_rollout_calls(method: &str, path: &str) -> Option<Vec<Bad>> {
         }
         ("GET", "/api/v1/rollouts") => bad_numbered_pages(path),
         ("GET", "/api/v1/rollouts/{id}") => bad_numbers("/api/v1/rollouts/", ""),
+        ("GET", "/api/v1/rollouts/{id}/clusters") => bad_numbers("/api/v1/rollouts/", "/clusters"),
         ("POST", "/api/v1/rollouts/{id}/pause") => bad_reasons("/api/v1/rollouts/", "/pause"),
         ("POST", "/api/v1/rollouts/{id}/resume") => bad_reasons("/api/v1/rollouts/", "/resume"),
         ("POST", "/api/v1/rollouts/{id}/abort") => bad_reasons("/api/v1/rollouts/", "/abort"),
@@ -611,6 +615,8 @@ fn bad_events(path: &str) -> Option<Vec<Bad>> {
         "/api/v1/events/stream" => vec![
             Bad::path("/api/v1/events/stream?rollout=x", 400, "rollout"),
             Bad::path("/api/v1/events/stream?after=x", 400, "after"),
+            Bad::path("/api/v1/events/stream?device=a%20b", 400, "device"),
+            Bad::path("/api/v1/events/stream?kinds=A!", 400, "kinds"),
             Bad::path("/api/v1/events/stream?surprise=1", 400, "surprise"),
         ],
         _ => return None,
@@ -686,6 +692,7 @@ async fn stored(server: &Server) -> Vec<Value> {
         "/api/v1/log",
         "/api/v1/users",
         "/api/v1/tokens",
+        "/api/v1/webhooks",
     ] {
         all.push(server.get(path).await.json());
     }

@@ -151,6 +151,40 @@ async fn a_stream_of_one_rollout_tells_of_no_other() {
 }
 
 #[tokio::test]
+async fn a_stream_of_some_kinds_or_one_device_tells_of_no_other_and_goes_on_where_it_was() {
+    each_database(async |server| {
+        let mut stream = Stream::open(&server, "?kinds=attempt.*,release.uploaded", Some(0)).await;
+        let mut of_device = Stream::open(&server, "?device=other&after=0", None).await;
+        let mut story = Story::begin(&server).await;
+        TestDevice::running("other", &story.old)
+            .check_in(&server)
+            .await;
+        story.device.check_in(&server).await.install();
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.push(stream.next().await);
+        }
+        let kinds: Vec<&str> = seen.iter().map(|(_, kind, _)| kind.as_str()).collect();
+        let wanted = [
+            "release.uploaded",
+            "release.uploaded",
+            "attempt.offered",
+            "attempt.offered",
+        ];
+        assert_eq!(kinds, wanted);
+        for kind in ["device.seen", "attempt.offered"] {
+            let (_, is, data) = of_device.next().await;
+            assert_eq!((is.as_str(), &data["device"]), (kind, &json!("other")));
+        }
+        // Opened again with the id of the last event, it goes on behind it.
+        let query = "?kinds=attempt.*";
+        let mut again = Stream::open(&server, query, seen[2].0).await;
+        assert_eq!(again.next().await.0, seen[3].0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn history_is_filtered_and_paged() {
     each_database(async |server| {
         let mut story = Story::begin(&server).await;

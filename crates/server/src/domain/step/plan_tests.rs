@@ -215,6 +215,7 @@ impl World {
             outcome,
             reset: Some(ResetReason::PowerOn),
             trust: Trust::default(),
+            patches: None,
             attributes: BTreeMap::new(),
             metrics: BTreeMap::new(),
             waits: Some(Waits::Nothing),
@@ -258,6 +259,7 @@ impl World {
                 Change::Block { release, .. } => {
                     self.blocked.insert((device, *release));
                 }
+                Change::Queue(wanted) => unreachable!("no device here takes patches: {wanted:?}"),
                 Change::Leave(id) => self.attempts.get_mut(id).expect("known").current = false,
                 Change::Charge { budget, free_at } => {
                     self.moments.insert(budget.clone(), *free_at);
