@@ -7,6 +7,7 @@ mod bench_delta;
 mod browser;
 mod ci;
 mod corpus;
+mod delta_c;
 mod deny;
 mod dev;
 mod fuzz;
