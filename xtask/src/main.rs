@@ -11,6 +11,7 @@ mod delta_c;
 mod deny;
 mod dev;
 mod fuzz;
+mod hotfix;
 mod no_std;
 mod postgres;
 mod process;

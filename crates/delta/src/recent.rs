@@ -10,6 +10,7 @@ use crate::{
 /// Functions that are remembered.
 pub(crate) const CALLS: usize = 32;
 /// A load is named by how many words it is from the last one, up to so many less one.
+#[cfg(feature = "encode")]
 pub(crate) const LOAD_WORDS_MAX: i32 = 64;
 
 /// The last targets, and how well they have served.
@@ -97,6 +98,7 @@ impl Recent {
     }
 
     /// How many words after the last load the target of this one is, if that can be named.
+    #[cfg(feature = "encode")]
     pub fn load_words(&self, layout: &Layout, begun: &Begun, bytes: &[u8]) -> Option<i32> {
         let unit = refs::instruction(layout, bytes, begun.pc);
         let words = unit.target.wrapping_sub(self.load) as i32 >> 2;
