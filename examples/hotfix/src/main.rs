@@ -241,7 +241,11 @@ fn pressure() {
     Serial::fill(&mut samples);
     let sum: u32 = samples.iter().map(|it| u32::from(*it)).sum();
     let (least, most) = (samples.iter().min(), samples.iter().max());
-    let _ = writeln!(Serial, "pressure: mean {} of {least:?} to {most:?}", sum / 16);
+    let _ = writeln!(
+        Serial,
+        "pressure: mean {} of {least:?} to {most:?}",
+        sum / 16
+    );
     if sum > 3_000 {
         let _ = writeln!(Serial, "pressure: too high, valve opens");
     }
