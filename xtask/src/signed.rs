@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     ci::Skipped,
+    delta_c,
     process::{cargo, command, output, root, run, target},
     tools,
 };
@@ -81,7 +82,7 @@ pub fn c_verifier() -> Result<()> {
         }
         println!("c-verifier: {judged} vectors judged with {back_end}, all as they say");
     }
-    Ok(())
+    delta_c::run_all()
 }
 
 /// Python's `pycose` verifies our objects, makes ones that we verify, and judges random neighbours

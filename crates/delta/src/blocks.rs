@@ -15,9 +15,17 @@ impl Block {
     }
 }
 
+/// The bits of an offset.
+const OFFSET: u32 = crate::IMAGE_BYTES_MAX - 1;
+
 /// Up to `N` blocks, in the order of the new image.
 pub(crate) struct Blocks<const N: usize> {
-    blocks: [Block; N],
+    /// Nine bytes a block: the old offset, which is searched for, with the high byte of the new
+    /// one above it; the rest of the new one; the length less one.
+    old_offsets: [u32; N],
+    new_offsets: [u16; N],
+    lengths: [u16; N],
+    lengths_high: [u8; N],
     /// Indexes of `blocks` in the order of the old image.
     by_old: [u16; N],
     count: usize,
@@ -31,11 +39,10 @@ impl<const N: usize> Blocks<N> {
     pub const fn new() -> Self {
         const { assert!(N < u16::MAX as usize) };
         Self {
-            blocks: [Block {
-                new_offset: 0,
-                old_offset: 0,
-                bytes: 0,
-            }; N],
+            old_offsets: [0; N],
+            new_offsets: [0; N],
+            lengths: [0; N],
+            lengths_high: [0; N],
             by_old: [0; N],
             count: 0,
         }
@@ -45,26 +52,41 @@ impl<const N: usize> Blocks<N> {
         self.count = 0;
     }
 
-    /// Adds the next block of the new image; the caller has checked that there is room.
+    /// Adds the next block of the new image; the caller has checked that there is room, and that it
+    /// is not empty and within the images.
     pub fn push(&mut self, block: Block) {
-        let Some(place) = self.blocks.get_mut(self.count) else {
+        if self.count >= N {
             return;
-        };
-        *place = block;
+        }
+        let length = block.bytes - 1;
+        self.old_offsets[self.count] = block.old_offset & OFFSET | block.new_offset >> 16 << 24;
+        self.new_offsets[self.count] = block.new_offset as u16;
+        self.lengths[self.count] = length as u16;
+        self.lengths_high[self.count] = (length >> 16) as u8;
         let at = self.first_after(block.old_offset);
         self.by_old.copy_within(at..self.count, at + 1);
         self.by_old[at] = self.count as u16;
         self.count += 1;
     }
 
-    pub fn get(&self, index: usize) -> Option<&Block> {
-        self.blocks[..self.count].get(index)
+    pub fn get(&self, index: usize) -> Option<Block> {
+        (index < self.count).then(|| self.block(index))
+    }
+
+    fn block(&self, index: usize) -> Block {
+        let (old, new) = (self.old_offsets[index], self.new_offsets[index]);
+        let (low, high) = (self.lengths[index], self.lengths_high[index]);
+        Block {
+            new_offset: old >> 24 << 16 | u32::from(new),
+            old_offset: old & OFFSET,
+            bytes: (u32::from(high) << 16 | u32::from(low)) + 1,
+        }
     }
 
     /// Place in `by_old` of the first block that starts after `old_offset`.
     fn first_after(&self, old_offset: u32) -> usize {
         let order = &self.by_old[..self.count];
-        order.partition_point(|index| self.blocks[usize::from(*index)].old_offset <= old_offset)
+        order.partition_point(|index| self.old_offsets[usize::from(*index)] & OFFSET <= old_offset)
     }
 
     /// Where a byte of the old image is in the new one, as far as the blocks say it: the new
@@ -72,8 +94,8 @@ impl<const N: usize> Blocks<N> {
     /// moved with them.
     pub fn moved(&self, old_offset: u32) -> Option<(u32, bool)> {
         let after = self.first_after(old_offset);
-        let block_at = |place: usize| &self.blocks[usize::from(self.by_old[place])];
-        let mut best: Option<&Block> = None;
+        let block_at = |place: usize| self.block(usize::from(self.by_old[place]));
+        let mut best: Option<Block> = None;
         for place in after.saturating_sub(LOOK_BACK)..after {
             let block = block_at(place);
             let holds = old_offset - block.old_offset < block.bytes;

@@ -1,6 +1,11 @@
 //! The binary range decoder, and what it shares with the encoder.
 
-use crate::{blocks::Block, layout::Segment, literal::REPEATS, model::Token};
+use crate::{
+    blocks::Block,
+    layout::{Layout, Segment},
+    literal::REPEATS,
+    recent::{Begun, Recent},
+};
 
 /// Bytes of patch that one step of the machine may take at most. No decision takes more than two
 /// bytes; [`crate::machine`] counts how many a step makes.
@@ -20,6 +25,14 @@ pub(crate) struct GapOp {
     pub literal_bytes: u32,
     pub copy_bytes: u32,
     pub old_offset: u32,
+}
+
+/// A piece of a literal region: one byte, or a match `distance` bytes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Token {
+    /// 0 for a literal.
+    pub match_bytes: u32,
+    pub distance: u32,
 }
 
 /// What is in front of the first block: the kind of image and its segments.
@@ -55,6 +68,8 @@ pub(crate) enum Part {
     Unit(u8),
     Literal,
     Match,
+    /// A call or load among literals, by where it leads to.
+    Named,
 }
 
 /// One end of the stream. The machine is the same at both ends: it asks for each decision with
@@ -84,6 +99,17 @@ pub(crate) trait Side {
     }
     fn token(&mut self, _at: u32, _bytes_max: u32, _repeats: &[u32; REPEATS]) -> Token {
         Token::default()
+    }
+    /// The place of a call, or the words to a load, if the rest of it, which starts at
+    /// `new_offset`, is to be named.
+    fn named(
+        &mut self,
+        _recent: &Recent,
+        _layout: &Layout,
+        _begun: &Begun,
+        _new_offset: u32,
+    ) -> Option<i32> {
+        None
     }
     fn byte(&self, _new_offset: u32) -> u8 {
         0

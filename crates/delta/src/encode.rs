@@ -4,6 +4,7 @@
 //! written with absolute labels instead of references ([`normal`]) and matched again, which joins
 //! what references had torn apart. Each round is coded in full, and the smallest is kept.
 
+mod cost;
 mod divide;
 mod esp;
 mod explain;
@@ -107,7 +108,7 @@ fn check_lengths(old: &[u8], new: &[u8]) -> Result<(), EncodeError> {
 
 fn best_payload(pair: &Pair, options: &Options) -> Vec<u8> {
     let mut machine = std::boxed::Box::new(FullMachine::new());
-    let mut ops = matcher::find(pair.old, pair.new);
+    let mut ops = matcher::find(pair.old, pair.new, matcher::GAIN_MIN[0]);
     let mut best: Option<(Vec<u8>, Vec<Op>)> = None;
     for round in 0..=ROUNDS {
         let payload = payload(pair, &ops, options, &mut machine);
@@ -122,7 +123,7 @@ fn best_payload(pair: &Pair, options: &Options) -> Vec<u8> {
             break;
         }
         let (old, new) = normal::images(pair, moves.unwrap_or_default());
-        ops = matcher::find(&old, &new);
+        ops = matcher::find(&old, &new, matcher::GAIN_MIN[1]);
     }
     best.map(|(payload, _)| payload).unwrap_or_default()
 }

@@ -265,6 +265,22 @@ impl Layout {
         self.address_within(offset, 0)
     }
 
+    /// Whether a byte is in a segment that starts in code.
+    pub fn is_in_code(&self, offset: u32) -> bool {
+        let mut segments = self.segments().iter();
+        let segment = segments.find(|it| offset.wrapping_sub(it.offset) < it.bytes);
+        segment.is_some_and(|it| self.is_code(it.address))
+    }
+
+    /// The next offset after `offset` at which a segment starts or ends: up to there, bytes are in
+    /// the same segment.
+    pub fn next_edge(&self, offset: u32) -> u32 {
+        let edges = self.segments().iter();
+        let edges = edges.flat_map(|it| [it.offset, it.offset.saturating_add(it.bytes)]);
+        let after = edges.filter(|edge| *edge > offset);
+        after.min().unwrap_or(u32::MAX)
+    }
+
     /// The same, also for the `slack` bytes after a segment.
     fn address_within(&self, offset: u32, slack: u32) -> Option<u32> {
         let segment = self.segments().iter().find(|segment| {

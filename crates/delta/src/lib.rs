@@ -22,6 +22,7 @@
 //! | `mix`, `model`, `plan` | probabilities, contexts, memory |
 //! | `layout`, `refs` | where an image's bytes are in memory; instructions and pointers |
 //! | `blocks`, `predict` | what has moved where, and where a reference leads to now |
+//! | `follow`, `phase`, `recent` | instructions of the new image, and where its last calls lead to |
 //! | `literal`, `window`, `machine` | the states of the stream |
 //! | `encode` | matching, normalising, parsing, and the encoder's end |
 #![no_std]
@@ -35,14 +36,17 @@ mod coder;
 mod decoder;
 #[cfg(feature = "encode")]
 mod encode;
+mod follow;
 mod header;
 mod layout;
 mod literal;
 mod machine;
 mod mix;
 mod model;
+mod phase;
 mod plan;
 mod predict;
+mod recent;
 mod refs;
 mod window;
 

@@ -17,18 +17,18 @@
 //! a few hundred bytes of the images. No step leaves everything as it was, so the number of steps
 //! is bounded by the length of the new image.
 
+mod literals;
+
 use sha2::{Digest, Sha256};
 
 use crate::{
     CHUNK_BYTES, Images,
     blocks::{Block, Blocks},
     coder::{GapOp, Part, STEP_INPUT_BYTES_MAX, Side, Start},
+    follow::Follow,
     layout::{Instructions, Layout, SEGMENTS_MAX, Segment, Target},
-    literal::{Literal, PEEK_BYTES},
-    model::{
-        Expected, FLAG_ALL_LITERAL, FLAG_DIGEST, FLAG_GP, MATCH_BYTES_MAX, Model, Number, Token,
-        UnitIs,
-    },
+    literal::Literal,
+    model::{Expected, FLAG_ALL_LITERAL, FLAG_DIGEST, FLAG_GP, Model, Number, UnitIs},
     plan::Profile,
     predict::{Predictor, mapped},
     refs::{self, Kind, UNIT_BYTES_MAX, Unit, Walk},
@@ -99,6 +99,7 @@ pub(crate) struct Machine<const SLOTS: usize, const BLOCKS: usize, const PAGES: 
     /// End of the last copy, in the old image.
     old_cursor: u32,
     literal: Literal,
+    follow: Follow,
     literal_end: u32,
     /// What is copied after the literals: from, and up to where, in the old image.
     copy_at: u32,
@@ -138,6 +139,7 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
             next_block: 0,
             old_cursor: 0,
             literal: Literal::new(),
+            follow: Follow::new(),
             literal_end: 0,
             copy_at: 0,
             copy_end: 0,
@@ -167,6 +169,7 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
         self.blocks.clear();
         (self.next_block, self.old_cursor) = (0, 0);
         self.literal = Literal::new();
+        self.follow = Follow::new();
         (self.literal_end, self.copy_at, self.copy_end) = (0, 0, 0);
         self.window.forget();
         (self.buffered, self.chunk_at, self.hashed) = (0, 0, 0);
@@ -343,7 +346,7 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
         side.part(Part::Operations, 0);
         let wish = side.block(index);
         let before = match index.checked_sub(1) {
-            Some(index) => *self.blocks.get(index).unwrap_or(&Block::default()),
+            Some(index) => self.blocks.get(index).unwrap_or_default(),
             None => Block::default(),
         };
         let new_end = before.new_offset + before.bytes;
@@ -390,7 +393,6 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
         match due {
             _ if at >= self.coded_bytes => self.at = At::Tail,
             Some(block) if block.new_offset == at => {
-                let block = *block;
                 self.next_block += 1;
                 self.literal_end = at;
                 self.copy_at = block.old_offset;
@@ -444,135 +446,6 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
             copy_bytes,
             old_offset: expected.wrapping_add(shift as u32),
         }
-    }
-
-    /// What was changed is often like what was there: the distance to it is the first to be tried.
-    fn start_literals(&mut self, at: u32) {
-        let distance = (self.old_bytes + at).wrapping_sub(self.old_cursor);
-        if self.old_bytes > 0 && self.literal.repeats[0] != distance {
-            let known = self.literal.repeats.iter().position(|it| *it == distance);
-            self.literal.used(distance, known);
-        }
-        self.literal.after_match = false;
-    }
-
-    /// One literal, or the head of a match; or the start of the copy that follows.
-    fn literal<S: Side, I: Images>(
-        &mut self,
-        side: &mut S,
-        images: &mut I,
-    ) -> Result<(), Fault<I::Error>> {
-        let at = self.new_at();
-        if at >= self.literal_end {
-            return self.start_copy(images);
-        }
-        let left = self.literal_end - at;
-        let wish = side.token(at, left, &self.literal.repeats);
-        side.part(Part::Match, at);
-        if self.model.is_match(side, wish.match_bytes > 0) {
-            return self.match_head(side, wish, left);
-        }
-        side.part(Part::Literal, at);
-        let guess = self.guess(images)?;
-        let byte = self.model.literal(side, at, guess, side.byte(at));
-        self.emit(&[byte]);
-        self.literal.after_match = false;
-        Ok(())
-    }
-
-    fn match_head<E>(
-        &mut self,
-        side: &mut impl Side,
-        wish: Token,
-        left: u32,
-    ) -> Result<(), Fault<E>> {
-        let known = |it: &u32| *it == wish.distance && wish.distance > 0;
-        let place = self.literal.repeats.iter().position(known);
-        let place = self.model.repeat(side, place);
-        let bytes = self
-            .model
-            .match_bytes(side, place.is_some(), wish.match_bytes);
-        let distance = match place {
-            Some(place) => self.literal.repeats[place],
-            None => self.model.distance(side, bytes, wish.distance),
-        };
-        let here = self.old_bytes + self.new_at();
-        if distance == 0 || distance > here || bytes > left.min(MATCH_BYTES_MAX) {
-            return Err(Fault::Damaged("a match is outside of the images"));
-        }
-        self.literal.used(distance, place);
-        self.literal.match_left = bytes;
-        self.at = At::Match;
-        Ok(())
-    }
-
-    fn match_bytes<I: Images>(&mut self, images: &mut I) -> Result<(), Fault<I::Error>> {
-        let from = self.old_bytes + self.new_at() - self.literal.repeats[0];
-        let room = BUFFER_BYTES - self.buffered;
-        let wanted = (self.literal.match_left as usize)
-            .min(MATCH_STEP_BYTES)
-            .min(room);
-        let mut bytes = [0; MATCH_STEP_BYTES];
-        let count = self.read(images, from, &mut bytes[..wanted])?;
-        self.emit(&bytes[..count]);
-        self.model.saw(&bytes[..count]);
-        self.literal.match_left -= count as u32;
-        if self.literal.match_left == 0 {
-            self.literal.after_match = true;
-            self.at = At::Literal;
-        }
-        Ok(())
-    }
-
-    /// Reads from the old image followed by what there is of the new one; gives at least one byte
-    /// and stops where the source ends.
-    fn read<I: Images>(
-        &self,
-        images: &mut I,
-        from: u32,
-        to: &mut [u8],
-    ) -> Result<usize, Fault<I::Error>> {
-        let limit = |end: u32, at: u32, to: &[u8]| to.len().min((end - at) as usize);
-        let Some(new) = from.checked_sub(self.old_bytes) else {
-            let count = limit(self.old_bytes, from, to);
-            images
-                .read_old(from, &mut to[..count])
-                .map_err(Fault::Read)?;
-            return Ok(count);
-        };
-        if new < self.chunk_at {
-            let count = limit(self.chunk_at, new, to);
-            images
-                .read_new(new, &mut to[..count])
-                .map_err(Fault::Read)?;
-            return Ok(count);
-        }
-        let start = (new - self.chunk_at) as usize;
-        let count = limit(self.new_at(), new, to);
-        to[..count].copy_from_slice(&self.buffer[start..start + count]);
-        Ok(count)
-    }
-
-    /// The byte at the last distance.
-    fn guess<I: Images>(&mut self, images: &mut I) -> Result<Option<(u8, bool)>, Fault<I::Error>> {
-        let (here, distance) = (self.old_bytes + self.new_at(), self.literal.repeats[0]);
-        if distance == 0 || distance > here {
-            return Ok(None);
-        }
-        let at = here - distance;
-        let is_buffered = at >= self.old_bytes + self.chunk_at;
-        let byte = match self.literal.peeked(at).filter(|_| !is_buffered) {
-            Some(byte) => byte,
-            None => {
-                let mut bytes = [0; PEEK_BYTES];
-                let count = self.read(images, at, &mut bytes)?;
-                if !is_buffered {
-                    self.literal.peek(at, &bytes[..count]);
-                }
-                bytes[0]
-            }
-        };
-        Ok(Some((byte, self.literal.after_match)))
     }
 
     fn start_copy<I: Images>(&mut self, images: &mut I) -> Result<(), Fault<I::Error>> {
@@ -712,11 +585,14 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
         let unit = self.expected.unit;
         let bytes = usize::from(unit.bytes);
         let (new, old) = (&self.expected.new[..bytes], &self.expected.old[..bytes]);
-        if let Some(pc) = self.unit_pc.filter(|_| unit.kind != Kind::Low)
-            && let Some(found) = refs::read(new, &unit, pc, old, &self.new_layout)
-        {
+        let pc = self.unit_pc.filter(|_| unit.kind != Kind::Low);
+        let found = pc.and_then(|pc| refs::read(new, &unit, pc, old, &self.new_layout));
+        if let Some(found) = found {
             self.predictor.learn(unit.target, found, self.unit_mapped);
         }
+        let new_at = self.chunk_at + self.buffered as u32;
+        let layout = &self.new_layout;
+        self.follow.unit(layout, new_at, new, &unit, found);
         append(&mut self.buffer, &mut self.buffered, new);
         self.copy_at += u32::from(unit.bytes);
     }
@@ -731,6 +607,10 @@ impl<const SLOTS: usize, const BLOCKS: usize, const PAGES: usize> Machine<SLOTS,
     }
 
     fn emit(&mut self, bytes: &[u8]) {
+        for (byte, at) in bytes.iter().zip(self.new_at()..) {
+            self.follow.byte(&self.new_layout, at, *byte);
+        }
+        self.model.saw(bytes);
         append(&mut self.buffer, &mut self.buffered, bytes);
     }
 }

@@ -38,7 +38,7 @@ const STRETCH_MAX: i32 = 2047;
 const WEIGHT_MAX: i32 = 174_800;
 
 /// How quickly weights learn, in 1/1024.
-const RATE_OF_WEIGHTS: i32 = 15;
+const RATE_OF_WEIGHTS: i32 = 12;
 /// A smaller error, in 1/65536, teaches the weights nothing.
 const ERROR_MIN: i32 = 32;
 

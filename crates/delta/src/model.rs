@@ -6,17 +6,10 @@
 use crate::{
     coder::Side,
     mix::{Opinions, SLOT_NEW, Slot, learned},
+    phase::Phase,
     plan::{Plan, Table, WEIGHTS},
     refs::{Kind, UNIT_BYTES_MAX, Unit},
 };
-
-/// A piece of a literal region: one byte, or a match `distance` bytes back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Token {
-    /// 0 for a literal.
-    pub match_bytes: u32,
-    pub distance: u32,
-}
 
 /// The shortest match.
 pub(crate) const MATCH_BYTES_MIN: u32 = 2;
@@ -43,10 +36,12 @@ pub(crate) enum Number {
     GapShift,
     MatchBytes,
     MatchBytesAgain,
+    CallPlace,
+    LoadWords,
 }
 
 /// How many [`Number`]s there are.
-pub(crate) const NUMBERS: usize = 13;
+pub(crate) const NUMBERS: usize = 15;
 /// Slots of each.
 pub(crate) const NUMBER_SLOTS: usize = 48;
 
@@ -340,15 +335,22 @@ impl<const SLOTS: usize> Model<SLOTS> {
     }
 
     /// A literal byte. `guess` is the byte at the last distance, and whether a match ended just
-    /// before, so that it is known to be wrong.
+    /// before, so that it is known to be wrong. The caller says [`Model::saw`].
     pub fn literal(
         &mut self,
         side: &mut impl Side,
-        new_offset: u32,
+        phase: &Phase,
         guess: Option<(u8, bool)>,
         wanted: u8,
     ) -> u8 {
+        let turn = |byte: u8| match phase.starts_instruction() {
+            true => byte.rotate_left(4),
+            false => byte,
+        };
+        let guess = guess.map(|(byte, known_wrong)| (turn(byte), known_wrong));
+        let wanted = turn(wanted);
         let (last_1, last_2) = (u32::from(self.last_1), u32::from(self.last_2));
+        let (state, before) = (phase.state(), phase.before);
         let plan = self.plan;
         let mut agrees = guess.is_some();
         let mut node = 1_u32;
@@ -360,18 +362,19 @@ impl<const SLOTS: usize> Model<SLOTS> {
                 _ => hash(node, last_2, 5),
             };
             let contexts = [
-                node | (new_offset & 3) << 8,
+                node | state << 8,
                 hash(node, last_1, 1),
                 hash(node, last_1 | last_2 << 8, 2),
                 guessed,
+                hash(node, phase.bytes | state << 24, 12 + (before & 15)),
+                hash(node, before & 0xffff | state << 24, 9),
             ];
-            let set = (7 - bit) | u32::from(agrees) << 3;
+            let set = state << 1 | u32::from(agrees);
             let found = self.mixed(side, &plan.literal, contexts, set, wanted >> bit & 1 == 1);
             agrees &= guess.is_some_and(|(guess, _)| (guess >> bit & 1 == 1) == found);
             node = node << 1 | u32::from(found);
         }
-        self.saw(&[node as u8]);
-        node as u8
+        turn(node as u8)
     }
 
     /// Which of the last distances a match has; none of them is `None`.
@@ -459,12 +462,14 @@ pub(crate) struct Mixer<const N: usize> {
 }
 
 /// Any flag that needs but one slot.
-pub(crate) const FLAGS: usize = 32;
+pub(crate) const FLAGS: usize = 40;
 /// Whether a gap between two blocks is nothing but literals.
 pub(crate) const FLAG_ALL_LITERAL: usize = 16;
 /// Whether there is a global pointer.
 pub(crate) const FLAG_GP: usize = 17;
 /// Whether the image ends with its own digest.
 pub(crate) const FLAG_DIGEST: usize = 18;
+/// Whether a call or load among literals is named: see [`crate::recent::Recent::flag`].
+pub(crate) const FLAG_NAMED: usize = 24;
 
 const _: () = assert!(Kind::COUNT <= 8);

@@ -77,7 +77,7 @@ pub(crate) struct Plan {
     pub same: Mixer<2>,
     pub byte: Mixer<3>,
     pub difference: Mixer<3>,
-    pub literal: Mixer<4>,
+    pub literal: Mixer<6>,
     pub token: Mixer<2>,
     pub distance: Mixer<2>,
     pub numbers_at: usize,
@@ -86,14 +86,14 @@ pub(crate) struct Plan {
 }
 
 /// Weights of all mixers, in the order of [`Plan`].
-pub(crate) const WEIGHTS: usize = 16 * 5 + 8 * 2 + 8 * 3 + 8 * 3 + 16 * 4 + 2 + 2;
+pub(crate) const WEIGHTS: usize = 16 * 5 + 8 * 2 + 8 * 3 + 8 * 3 + 16 * 6 + 2 + 2;
 
 static DEFAULT: Plan = Plan::new(
     [10, 8, 8, 8, 9],
     [7, 8],
     [9, 8, 8],
     [8, 8, 8],
-    [10, 8, 8, 8],
+    [10, 8, 8, 8, 8, 8],
     [6, 8],
     [8, 6],
 );
@@ -102,7 +102,7 @@ static SMALL: Plan = Plan::new(
     [6, 5],
     [7, 6, 6],
     [8, 6, 6],
-    [8, 7, 7, 7],
+    [7, 6, 6, 6, 6, 6],
     [5, 6],
     [8, 6],
 );
@@ -114,7 +114,7 @@ impl Plan {
         same: [u8; 2],
         byte: [u8; 3],
         difference: [u8; 3],
-        literal: [u8; 4],
+        literal: [u8; 6],
         token: [u8; 2],
         distance: [u8; 2],
     ) -> Self {

@@ -190,6 +190,16 @@ pub(crate) fn read(new: &[u8], unit: &Unit, pc: u32, old: &[u8], layout: &Layout
     }
 }
 
+/// The call or load that the whole instruction `bytes` at `pc` is.
+pub(crate) fn instruction(layout: &Layout, bytes: &[u8], pc: u32) -> Unit {
+    match layout.target.instructions {
+        Instructions::None => Unit::plain(1),
+        Instructions::Xtensa => xtensa::instruction(layout, bytes, pc, false),
+        Instructions::RiscV => riscv::call(layout, bytes, pc),
+        Instructions::Thumb => thumb::unit(layout, bytes, pc),
+    }
+}
+
 /// The little-endian word at `at`.
 pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let word = bytes.get(at..)?.first_chunk()?;

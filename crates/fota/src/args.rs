@@ -5,7 +5,7 @@ mod device_identity;
 mod notify;
 mod operators;
 mod products;
-mod rollouts;
+pub mod rollouts;
 
 use std::{path::PathBuf, time::Duration};
 

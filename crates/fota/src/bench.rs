@@ -1,5 +1,7 @@
 //! `fota bench`: measurements that anyone can repeat.
 
+mod delta;
+
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
@@ -52,11 +54,15 @@ pub struct Args {
 pub enum What {
     /// One image over simulated links, by the seed's protocol and by the native one
     Transfer,
+    /// Patches of two images or of a corpus: ours, and those of the peers that are installed
+    Delta(delta::Args),
 }
 
 /// Runs a measurement and prints it; `json` asks for one JSON document.
 pub async fn run(args: Args, json: bool) -> Result<()> {
-    let What::Transfer = args.what;
+    if let What::Delta(args) = &args.what {
+        return delta::run(args, json);
+    }
     let rows = transfer().await?;
     if json {
         let report = Report {

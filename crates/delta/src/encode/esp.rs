@@ -41,7 +41,7 @@ pub fn encode_esp(old: &[u8], new: &[u8]) -> Result<Vec<u8>, EncodeError> {
 fn sequential(old: &[u8], new: &[u8]) -> Vec<u8> {
     let mut data = Vec::new();
     put_size(&mut data, 0); // no transformed data sections
-    let ops = matcher::find(old, new);
+    let ops = matcher::find(old, new, matcher::GAIN_MIN[0]);
     let mut at = 0;
     for (index, op) in ops.iter().enumerate() {
         let copied = &new[at..at + op.copy_bytes];

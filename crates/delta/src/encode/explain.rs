@@ -49,7 +49,7 @@ pub struct SegmentSpent {
     pub patch_bytes: f64,
 }
 
-const PARTS: usize = 12;
+const PARTS: usize = 13;
 /// In the order of [`index`].
 const NAMES: [&str; PARTS] = [
     "layout of the image",
@@ -64,6 +64,7 @@ const NAMES: [&str; PARTS] = [
     "low halves mispredicted",
     "new bytes, one by one",
     "new bytes, as matches",
+    "new calls and loads, by target",
 ];
 
 fn index(part: Part) -> usize {
@@ -73,6 +74,7 @@ fn index(part: Part) -> usize {
         Part::Unit(kind) => 2 + usize::from(kind).min(7),
         Part::Literal => 10,
         Part::Match => 11,
+        Part::Named => 12,
     }
 }
 

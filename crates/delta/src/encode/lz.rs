@@ -3,7 +3,7 @@
 use std::vec::Vec;
 
 use super::matcher::common;
-use crate::model::{MATCH_BYTES_MAX, Token};
+use crate::{coder::Token, model::MATCH_BYTES_MAX};
 
 /// Candidates that are looked at for each byte.
 const DEPTH: usize = 64;
@@ -12,11 +12,12 @@ const NEW_MATCH_MIN: usize = 3;
 /// Up to this length, shorter uses of a match are tried as well.
 const EVERY_LENGTH_MAX: usize = 512;
 /// A literal region is parsed in parts of at most this many bytes, which bounds the memory.
-const PART_BYTES: usize = 1 << 16;
+pub(super) const PART_BYTES: usize = 1 << 16;
 const NOBODY: u32 = u32::MAX;
 
 /// Costs are in 1/16 of a bit.
-const LITERAL_COST: u32 = 118;
+/// What a literal costs besides its bits: that it is none of a match.
+const LITERAL_COST: u32 = 8;
 const REPEAT_COST: u32 = 56;
 const NEW_COST: u32 = 40;
 
@@ -125,14 +126,32 @@ pub(super) struct Parse {
 }
 
 impl Parse {
-    /// The token at `at`, in a region that goes to `end`.
-    pub fn token(&mut self, finder: &mut Finder, at: u32, end: u32, repeat: u32) -> Token {
-        if self.tokens.is_empty() {
-            let bytes = ((end - at) as usize).min(PART_BYTES);
-            let at = finder.old.len() + at as usize;
-            self.tokens = cheapest(finder, at, bytes, repeat as usize);
-        }
+    /// Whether the tokens have to be found: [`Parse::find`].
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Finds the tokens from `at` on, as many bytes as there are costs of literals.
+    pub fn find(&mut self, finder: &mut Finder, at: u32, repeat: u32, costs: &[u32]) {
+        let at = finder.old.len() + at as usize;
+        self.tokens = cheapest(finder, at, repeat as usize, costs);
+    }
+
+    /// The next token.
+    pub fn next(&mut self) -> Token {
         self.tokens.pop().unwrap_or_default()
+    }
+
+    /// Takes the next `count` tokens if all of them are literals.
+    pub fn take_literals(&mut self, count: usize) -> bool {
+        let Some(left) = self.tokens.len().checked_sub(count) else {
+            return false;
+        };
+        let all = self.tokens[left..].iter().all(|it| it.match_bytes == 0);
+        if all {
+            self.tokens.truncate(left);
+        }
+        all
     }
 }
 
@@ -146,8 +165,9 @@ struct Step {
     repeat: u32,
 }
 
-/// The cheapest tokens for `bytes` bytes from `at` on, the first one last.
-fn cheapest(finder: &mut Finder, at: usize, bytes: usize, repeat: usize) -> Vec<Token> {
+/// The cheapest tokens from `at` on, the first one last. `costs` are those of the literals.
+fn cheapest(finder: &mut Finder, at: usize, repeat: usize, costs: &[u32]) -> Vec<Token> {
+    let bytes = costs.len();
     let nowhere = Step {
         cost: u32::MAX,
         bytes: 0,
@@ -161,7 +181,7 @@ fn cheapest(finder: &mut Finder, at: usize, bytes: usize, repeat: usize) -> Vec<
         let here = steps[index];
         let bytes_max = (bytes - index).min(MATCH_BYTES_MAX as usize);
         let literal = Step {
-            cost: here.cost + LITERAL_COST,
+            cost: here.cost + costs[index] + LITERAL_COST,
             bytes: 1,
             distance: 0,
             repeat: here.repeat,

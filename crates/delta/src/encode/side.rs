@@ -1,17 +1,19 @@
 //! The encoder's end of the stream: what it wants next.
 
 use super::{
+    cost::Literals,
     divide::Division,
     images::Pair,
-    lz::{Finder, Parse},
+    lz::{Finder, PART_BYTES, Parse},
     range::RangeEncoder,
 };
 use crate::{
     blocks::Block,
-    coder::{GapOp, Side, Start},
-    layout::Segment,
+    coder::{GapOp, Side, Start, Token},
+    layout::{Layout, Segment},
     literal::REPEATS,
-    model::Token,
+    recent::{Begun, Recent},
+    refs::Kind,
 };
 
 /// Something that takes bits.
@@ -21,6 +23,7 @@ pub(super) struct Wishes<'a> {
     next_gap: usize,
     finder: Finder<'a>,
     parse: Parse,
+    literals: Literals,
     coder: RangeEncoder,
 }
 
@@ -32,6 +35,7 @@ impl<'a> Wishes<'a> {
             next_gap: 0,
             finder: Finder::new(pair.old, pair.new),
             parse: Parse::default(),
+            literals: Literals::new(),
             coder,
         }
     }
@@ -77,11 +81,47 @@ impl Side for Wishes<'_> {
     }
 
     fn token(&mut self, at: u32, bytes_max: u32, repeats: &[u32; REPEATS]) -> Token {
-        let end = at + bytes_max;
-        self.parse.token(&mut self.finder, at, end, repeats[0])
+        if self.parse.is_empty() {
+            let end = at + bytes_max.min(PART_BYTES as u32);
+            let costs = self.literals.costs(self.pair, at, end);
+            self.parse.find(&mut self.finder, at, repeats[0], &costs);
+        }
+        self.parse.next()
+    }
+
+    fn named(
+        &mut self,
+        recent: &Recent,
+        layout: &Layout,
+        begun: &Begun,
+        new_offset: u32,
+    ) -> Option<i32> {
+        let wish = named(self.pair.new, recent, layout, begun, new_offset)?;
+        let more = begun.more as usize - 1;
+        self.parse.take_literals(more).then_some(wish)
     }
 
     fn byte(&self, new_offset: u32) -> u8 {
         self.pair.new.get(new_offset as usize).copied().unwrap_or(0)
     }
+}
+
+/// How a call or load, the rest of which starts at `new_offset`, is named.
+pub(super) fn named(
+    new: &[u8],
+    recent: &Recent,
+    layout: &Layout,
+    begun: &Begun,
+    new_offset: u32,
+) -> Option<i32> {
+    let first = (new_offset - begun.count) as usize;
+    let wanted = new.get(first..first + (begun.count + begun.more) as usize)?;
+    let is_wanted = |bytes: &[u8; 4]| bytes.starts_with(wanted);
+    if begun.kind == Kind::Call {
+        let place = recent.calls(layout, begun).position(|it| is_wanted(&it))?;
+        return i32::try_from(place).ok();
+    }
+    let words = recent.load_words(layout, begun, wanted)?;
+    let bytes = recent.load(layout, begun, words);
+    bytes.is_some_and(|it| is_wanted(&it)).then_some(words)
 }

@@ -93,6 +93,16 @@ pub(super) fn unit(layout: &Layout, view: &[u8], pc: u32, walk: &mut Walk) -> Un
     unit
 }
 
+/// The call that the whole instruction at `pc` is.
+pub(super) fn call(layout: &Layout, bytes: &[u8], pc: u32) -> Unit {
+    let code = part(bytes, 4);
+    if bytes.len() < 4 || code & 0x7f != 0x6f {
+        return Unit::plain(bytes.len());
+    }
+    let target = pc.wrapping_add(jal(code));
+    Unit::when(layout.is_address_or_rom(target), 4, Kind::Call, target, 0)
+}
+
 fn compressed(layout: &Layout, code: u32, pc: u32) -> Unit {
     let (kind, target) = match (code & 3, code >> 13) {
         (1, 1 | 5) => (Kind::Jump, pc.wrapping_add(compressed_jump(code))),

@@ -47,7 +47,7 @@ pub(super) fn unit(layout: &Layout, view: &[u8], pc: u32) -> Unit {
     instruction(layout, view, pc, true)
 }
 
-fn instruction(layout: &Layout, view: &[u8], pc: u32, may_end: bool) -> Unit {
+pub(super) fn instruction(layout: &Layout, view: &[u8], pc: u32, may_end: bool) -> Unit {
     let [first, second, _, ..] = *view else {
         return Unit::plain(view.len());
     };
