@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{
     Pace,
-    fleet::{BAD, Devices, GOOD, PSK, SEED_DEVICE, image},
+    fleet::{BAD, Devices, GOOD, NEXT, PSK, SEED_DEVICE, image},
 };
 use crate::{
     args::ReleaseFields,
@@ -52,7 +52,7 @@ impl World {
     pub async fn start(listen: Option<SocketAddr>, count: u32, pace: Pace) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("fota-demo-").tempdir();
         let folder = folder.context("a temporary directory for the demo")?;
-        for version in [BAD, GOOD] {
+        for version in [BAD, GOOD, NEXT] {
             let path = file(&folder, version);
             std::fs::write(&path, image(version)?)
                 .with_context(|| format!("cannot write {}", path.display()))?;

@@ -7,8 +7,8 @@
 pub mod attempt;
 pub mod audit;
 pub mod claim;
-pub mod filter;
 pub mod delta;
+pub mod filter;
 pub mod hex;
 pub mod identity;
 pub mod log;
