@@ -555,9 +555,10 @@ impl<'w> Story<'w> {
         let is_complete = detail.rollout.state == RolloutState::Complete;
         if !is_complete || detail.rollout.counts.succeeded != succeeded {
             bail!(
-                "it is {:?}: {}",
+                "it is {:?}: {} ({})",
                 detail.rollout.state,
-                text_of_counts(&detail)
+                text_of_counts(&detail),
+                detail.rollout.reason.as_deref().unwrap_or("no reason")
             );
         }
         Ok(detail)
