@@ -14,7 +14,7 @@ fn the_demo_observes_every_step_and_leaves_nothing_behind() {
     let story = String::from_utf8(output.stdout).expect("UTF-8");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{story}\n{errors}");
-    for step in ["①", "②", "③", "④", "⑤", "⑥", "⑦", "⑧", "⑨"] {
+    for step in ["①", "②", "③", "④", "⑤", "⑥", "⑦", "⑧", "⑨", "⑩"] {
         assert!(story.contains(step), "no step {step} in\n{story}");
     }
     assert!(!story.contains('\x1b'), "escape sequences in a pipe");

@@ -233,7 +233,10 @@ impl SimDevice {
         self.announce(&started);
         let trust = self.config.trust.clone();
         let mut workspace = Box::new(Workspace::new());
-        let mut decoder = self.config.patches.map(SimDecoder::new);
+        let decoder = self.config.patches;
+        let mut decoder = decoder
+            .filter(|_| started.firmware.applies_patches)
+            .map(SimDecoder::new);
         let (flash, info) = (self.board.flash().clone(), self.boot_info(&started));
         let reason = match Updater::start(flash, info, trust.with(&mut workspace)) {
             Ok(Started::Run(mut updater)) => {

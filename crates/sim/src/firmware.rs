@@ -6,7 +6,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 8 | `FOTASIM1` |
-//! | 1 | behaviour |
+//! | 1 | behaviour; with the top bit its updater applies no patches |
 //! | 1, n | length and text of the claimed version |
 //! | 2, n | length and text of the message it logs at start |
 //!
@@ -23,6 +23,8 @@ use sha2::Digest;
 use crate::program;
 
 const MAGIC: &[u8; 8] = b"FOTASIM1";
+/// Beside the behaviour: the updater in this firmware applies no patches.
+const WITHOUT_PATCHES: u8 = 0x80;
 /// A claimed version fits the description's field.
 const CLAIM_BYTES_MAX: usize = 32;
 /// One line of a log.
@@ -94,6 +96,8 @@ pub struct Spec {
     pub behaviour: Behaviour,
     /// What it logs at start.
     pub message: Option<String>,
+    /// Whether the updater in it is too old to apply patches, whatever memory the device has.
+    pub without_patches: bool,
 }
 
 impl Spec {
@@ -108,7 +112,14 @@ impl Spec {
             seed: 0,
             behaviour: Behaviour::Works,
             message: None,
+            without_patches: false,
         }
+    }
+
+    /// Its updater is too old to apply patches.
+    pub fn without_patches(mut self) -> Self {
+        self.without_patches = true;
+        self
     }
 
     /// Sets the behaviour.
@@ -142,7 +153,12 @@ impl Spec {
         };
         let message = self.message.as_deref().unwrap_or("");
         let mut block = MAGIC.to_vec();
-        block.push(self.behaviour.code());
+        let patches = if self.without_patches {
+            WITHOUT_PATCHES
+        } else {
+            0
+        };
+        block.push(self.behaviour.code() | patches);
         block.push(fit("claimed version", claims, CLAIM_BYTES_MAX)? as u8);
         block.extend(claims.as_bytes());
         let message_bytes = fit("message", message, MESSAGE_BYTES_MAX)? as u16;
@@ -218,6 +234,8 @@ pub struct Firmware {
     pub behaviour: Behaviour,
     /// What it logs at start.
     pub message: Option<String>,
+    /// Whether its updater applies patches.
+    pub applies_patches: bool,
 }
 
 /// Why a firmware cannot be read.
@@ -248,7 +266,11 @@ impl Firmware {
         let desc = head[DESC_OFFSET..]
             .first_chunk::<DESC_BYTES>()
             .and_then(AppDesc::parse);
-        let (behaviour, message) = decode(block).unwrap_or_default();
+        let Block {
+            behaviour,
+            message,
+            without_patches,
+        } = decode(block).unwrap_or_default();
         let text = |read: fn(&AppDesc) -> &str| desc.as_ref().map_or("", read).to_string();
         Ok(Firmware {
             version: text(|desc| desc.version.as_str()),
@@ -257,6 +279,7 @@ impl Firmware {
             secure_version: desc.map_or(0, |desc| desc.secure_version),
             behaviour,
             message,
+            applies_patches: !without_patches,
         })
     }
 
@@ -269,7 +292,14 @@ impl Firmware {
     }
 }
 
-fn decode(block: &[u8]) -> Option<(Behaviour, Option<String>)> {
+#[derive(Default)]
+struct Block {
+    behaviour: Behaviour,
+    message: Option<String>,
+    without_patches: bool,
+}
+
+fn decode(block: &[u8]) -> Option<Block> {
     let rest = block.strip_prefix(MAGIC)?;
     let (code, rest) = rest.split_first()?;
     let (claim_bytes, rest) = rest.split_first()?;
@@ -278,8 +308,11 @@ fn decode(block: &[u8]) -> Option<(Behaviour, Option<String>)> {
     let message = rest.get(..usize::from(u16::from_le_bytes(*message_bytes)))?;
     let claims = String::from_utf8(claims.to_vec()).ok()?;
     let message = String::from_utf8(message.to_vec()).ok()?;
-    let behaviour = Behaviour::from_code(*code, claims)?;
-    Some((behaviour, (!message.is_empty()).then_some(message)))
+    Some(Block {
+        behaviour: Behaviour::from_code(code & !WITHOUT_PATCHES, claims)?,
+        message: (!message.is_empty()).then_some(message),
+        without_patches: code & WITHOUT_PATCHES != 0,
+    })
 }
 
 #[cfg(test)]
@@ -318,6 +351,9 @@ mod tests {
             assert_eq!(firmware.message.as_deref(), Some(T2_MESSAGE));
             assert_eq!(firmware.version, "1.0.5");
             assert_eq!(firmware.elf_sha256, desc.app_elf_sha256);
+            assert!(firmware.applies_patches);
+            let old = read(&image(&spec.without_patches()).unwrap());
+            assert_eq!((old.behaviour, old.applies_patches), (behaviour, false));
         }
     }
 

@@ -30,6 +30,8 @@ pub const FACTORY: &str = "1.0.5";
 pub const BAD: &str = "1.0.6";
 /// What mends it.
 pub const GOOD: &str = "1.0.7";
+/// What changes little after that.
+pub const NEXT: &str = "1.0.8";
 
 /// Key of the seed device's chunks. No secret: server and device are this one process.
 pub const PSK: [u8; 32] = [0x5D; 32];
@@ -58,6 +60,11 @@ const WEAK_WIFI: SimLink = SimLink::new("weak wifi", 950_000, 60);
 /// The image of a version. The same version gives the same bytes.
 pub fn image(version: &str) -> anyhow::Result<Vec<u8>> {
     let spec = Spec::new(version).image_bytes(IMAGE_BYTES as usize);
+    // The updater that came with the first ones took whole images only.
+    let spec = match [FACTORY, BAD].contains(&version) {
+        true => spec.without_patches(),
+        false => spec,
+    };
     firmware::image(&spec).context("the demo's firmware")
 }
 

@@ -1,4 +1,4 @@
-//! The nine steps. Each asks the manager API until what it tells has happened, or gives up and
+//! The ten steps. Each asks the manager API until what it tells has happened, or gives up and
 //! names itself.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
@@ -8,8 +8,8 @@ use fota_client::{Client, DeviceFilter};
 use fota_proto::{
     AttemptState, RollbackCause,
     manager::{
-        Attempt, Device, Presence, Release, ReleaseUpload, RollbackRequest, RollbackState, Rollout,
-        RolloutDetail, RolloutRequest, RolloutState,
+        Attempt, Delta, DeltaProfile, DeltaRequest, Device, Presence, Release, ReleaseUpload,
+        RollbackRequest, RollbackState, Rollout, RolloutDetail, RolloutRequest, RolloutState,
     },
 };
 use fota_sim::seed_device::Server as SeedServer;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Pace,
     fleet::{
-        BAD, CANARY, CRASHES, CUT_AT, FACTORY, GOOD, IMAGE_BYTES, LOSES_WIFI, NIGHT_DEVICES,
+        BAD, CANARY, CRASHES, CUT_AT, FACTORY, GOOD, IMAGE_BYTES, LOSES_WIFI, NEXT, NIGHT_DEVICES,
         SEED_DEVICE, name,
     },
     watch::Watch,
@@ -90,7 +90,9 @@ impl<'w> Story<'w> {
         self.convergence(&good)
             .await
             .context("step 8: convergence")?;
-        self.summary().await.context("step 9: summary")
+        let next = self.upload("9", NEXT).await.context("step 9: upload")?;
+        self.by_patch(&next).await.context("step 9: patches")?;
+        self.summary().await.context("step 10: summary")
     }
 
     fn introduce(&self) {
@@ -157,7 +159,7 @@ impl<'w> Story<'w> {
             );
         }
         seen(&format!(
-            "a real, valid {} image of {} bytes, sha256 {} (its code is noise), signed by \
+            "a real, valid {} image of {} bytes, sha256 {} (its code only looks like code), signed by \
              the demo's development key",
             release.chip.as_deref().unwrap_or("?"),
             Grouped(release.bytes),
@@ -414,8 +416,59 @@ impl<'w> Story<'w> {
         Ok(())
     }
 
+    /// The server made a patch by itself, and whoever can apply one took it.
+    async fn by_patch(&mut self, release: &Release) -> Result<()> {
+        command(&format!(
+            "fota release delta build {NEXT} --from all-running"
+        ));
+        self.client.build_deltas(&all_running(release)).await?;
+        let made = self.until("the patch made", async |client| {
+            let deltas = client.deltas(Some(release.id)).await?;
+            let is_open = |it: &Delta| matches!(&*it.state, "queued" | "making");
+            Ok((!deltas.iter().any(is_open)).then_some(()))
+        });
+        made.await?;
+        command(&format!("fota update {NEXT} --to all --max-failures 1"));
+        let rollout = self.start(release, "all", Some(1)).await?;
+        let count = self.world.count as usize;
+        let done = self.complete(rollout.id, count as u64).await?;
+        let deltas = self.client.deltas(Some(release.id)).await?;
+        let patch = deltas
+            .iter()
+            .find(|it| it.from_version.as_deref() == Some(GOOD));
+        let patch = patch.filter(|patch| patch.state == "ready");
+        let patch = patch.with_context(|| format!("no patch from {GOOD}: {deltas:?}"))?;
+        // The last one speaks the seed's API.
+        let able = count - 1;
+        if patch.succeeded != able as u64 {
+            bail!("{} of {able} devices took the patch", patch.succeeded);
+        }
+        let took = done.attempts.iter().filter(|it| it.patch_bytes.is_some());
+        let most = took.map(|it| it.bytes_sent).max().unwrap_or(0);
+        let whole = artifact_bytes(&done);
+        if most * 20 > whole {
+            bail!("a device took {most} bytes; the whole image is {whole}");
+        }
+        command(&format!("fota release delta list {NEXT}"));
+        seen(&format!(
+            "the server made a patch of {} bytes from {GOOD} in {:.1} s, and decoded it to the \
+             very image before it offered it",
+            Grouped(patch.bytes.unwrap_or(0)),
+            patch.made_in_ms.unwrap_or(0) as f64 / 1000.0,
+        ));
+        seen(&format!(
+            "{able} devices, whose updater of {GOOD} applies patches, took at most {} bytes each, \
+             patch and index, instead of {}: {} bytes were spared",
+            Grouped(most),
+            Grouped(whole),
+            text::signed_bytes(done.rollout.spared_bytes),
+        ));
+        self.row(&done.rollout, "all");
+        Ok(())
+    }
+
     async fn summary(&mut self) -> Result<()> {
-        heading("9", "summary");
+        heading("10", "summary");
         let mut versions: BTreeMap<String, u32> = BTreeMap::new();
         for device in devices(&self.client).await? {
             *versions
@@ -431,12 +484,14 @@ impl<'w> Story<'w> {
             "BACK",
             "WAITING",
             "BYTES SENT",
+            "SPARED",
             "TIME",
         ];
         say(&text::table(&head, &self.rows));
         say(
             "BYTES SENT is what the server handed to the network: the base64 of the seed's chunks\n\
-             and what was on its way when the Wi-Fi went are in it.\n",
+             and what was on its way when the Wi-Fi went are in it. SPARED is what a patch was\n\
+             shorter than the whole image.\n",
         );
         let versions: Vec<_> = versions
             .iter()
@@ -501,9 +556,10 @@ impl<'w> Story<'w> {
         let is_complete = detail.rollout.state == RolloutState::Complete;
         if !is_complete || detail.rollout.counts.succeeded != succeeded {
             bail!(
-                "it is {:?}: {}",
+                "it is {:?}: {} ({})",
                 detail.rollout.state,
-                text_of_counts(&detail)
+                text_of_counts(&detail),
+                detail.rollout.reason.as_deref().unwrap_or("no reason")
             );
         }
         Ok(detail)
@@ -528,6 +584,7 @@ impl<'w> Story<'w> {
             counts.rolled_back.to_string(),
             counts.waiting.to_string(),
             Grouped(rollout.bytes_sent).to_string(),
+            text::signed_bytes(rollout.spared_bytes),
             format!("{:.1} s", took as f64 / 1000.0),
         ]);
     }
@@ -562,6 +619,20 @@ fn is_online_on(device: &Device, version: &str) -> bool {
     device.presence == Presence::Online && device.version.as_deref() == Some(version)
 }
 
+fn all_running(release: &Release) -> DeltaRequest {
+    DeltaRequest {
+        release: format!("id:{}", release.id),
+        from: Vec::new(),
+        all_running: true,
+        profile: DeltaProfile::Default,
+    }
+}
+
+/// Length of the image with its index.
+fn artifact_bytes(detail: &RolloutDetail) -> u64 {
+    detail.attempts.first().map_or(0, |it| it.artifact_bytes)
+}
+
 /// A seed device cannot say whether what it runs is confirmed.
 fn runs_confirmed(device: &Device, version: &str) -> bool {
     device.version.as_deref() == Some(version) && device.confirmed != Some(false)
@@ -593,7 +664,7 @@ fn text_of_counts(detail: &RolloutDetail) -> String {
 }
 
 fn heading(step: &str, text: &str) {
-    const CIRCLED: [&str; 10] = ["", "①", "②", "③", "④", "⑤", "⑥", "⑦", "⑧", "⑨"];
+    const CIRCLED: [&str; 11] = ["", "①", "②", "③", "④", "⑤", "⑥", "⑦", "⑧", "⑨", "⑩"];
     let number = step.parse().ok().and_then(|step: usize| CIRCLED.get(step));
     say(&format!("\n{} {text}", number.unwrap_or(&step)));
 }

@@ -8,10 +8,11 @@ use fota_client::Client;
 use fota_proto::signed::Alg;
 use fota_server::{Clock, Config, Running, StartError};
 use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
 
 use super::{
     Pace,
-    fleet::{BAD, Devices, GOOD, PSK, SEED_DEVICE, image},
+    fleet::{BAD, Devices, GOOD, NEXT, PSK, SEED_DEVICE, image},
 };
 use crate::{
     args::ReleaseFields,
@@ -37,6 +38,8 @@ const END_PATIENCE: Duration = Duration::from_secs(3);
 pub struct World {
     folder: TempDir,
     server: Running,
+    /// The server's own threads: devices that decode patches must not keep it from answering.
+    threads: Threads,
     /// The fleet.
     pub devices: Devices,
     /// How many devices there are.
@@ -52,12 +55,13 @@ impl World {
     pub async fn start(listen: Option<SocketAddr>, count: u32, pace: Pace) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("fota-demo-").tempdir();
         let folder = folder.context("a temporary directory for the demo")?;
-        for version in [BAD, GOOD] {
+        for version in [BAD, GOOD, NEXT] {
             let path = file(&folder, version);
             std::fs::write(&path, image(version)?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        let server = serve(&folder, listen).await?;
+        let threads = Threads::start()?;
+        let server = serve(&threads, &folder, listen).await?;
         let url = format!("http://{}", server.addr);
         let client = Client::new(&url, Some(server.operator_token.clone()))?;
         let keys = Keys::open(Some(&folder.path().join(KEYS)))?;
@@ -70,6 +74,7 @@ impl World {
             dev,
             folder,
             server,
+            threads,
             count,
         })
     }
@@ -80,6 +85,7 @@ impl World {
         drop(self.client);
         // A connection that does not end must not keep the directory.
         let _ = tokio::time::timeout(END_PATIENCE, self.server.shutdown()).await;
+        drop(self.threads);
         let path = self.folder.path().to_owned();
         if let Err(error) = self.folder.close() {
             to_stderr(&format!("cannot remove {}: {error}\n", path.display()));
@@ -136,6 +142,24 @@ impl World {
     }
 }
 
+/// A runtime that may go within another: it waits for nothing.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> anyhow::Result<Self> {
+        let threads = Builder::new_multi_thread().enable_all().build();
+        Ok(Self(Some(threads.context("threads for the server")?)))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
 /// The server trusts the development key from now on; gives its root, for the devices.
 async fn publish_root(client: &Client, dev: &Secret) -> anyhow::Result<Vec<u8>> {
     let online = client.signing().await?.online_key;
@@ -150,16 +174,20 @@ fn file(folder: &TempDir, version: &str) -> PathBuf {
 }
 
 /// Starts the server where it was asked for, or on 8080, or on any free port where that is taken.
-async fn serve(folder: &TempDir, listen: Option<SocketAddr>) -> anyhow::Result<Running> {
+async fn serve(
+    threads: &Threads,
+    folder: &TempDir,
+    listen: Option<SocketAddr>,
+) -> anyhow::Result<Running> {
     let asked = listen.unwrap_or(USUAL);
     if !asked.ip().is_loopback() {
         bail!("the demo listens on this machine only: {asked} is no loopback address");
     }
-    match start(folder, asked).await {
+    match start(threads, folder, asked).await {
         Err(StartError::Listen { error, .. })
             if error.kind() == io::ErrorKind::AddrInUse && listen.is_none() =>
         {
-            let running = start(folder, SocketAddr::new(asked.ip(), 0)).await?;
+            let running = start(threads, folder, SocketAddr::new(asked.ip(), 0)).await?;
             let free = running.addr;
             to_stderr(&format!(
                 "{asked} is taken by another program: the demo is on {free}.\n\
@@ -171,7 +199,11 @@ async fn serve(folder: &TempDir, listen: Option<SocketAddr>) -> anyhow::Result<R
     }
 }
 
-async fn start(folder: &TempDir, listen: SocketAddr) -> Result<Running, StartError> {
+async fn start(
+    threads: &Threads,
+    folder: &TempDir,
+    listen: SocketAddr,
+) -> Result<Running, StartError> {
     let config = Config {
         listen,
         legacy_open: true,
@@ -179,5 +211,8 @@ async fn start(folder: &TempDir, listen: SocketAddr) -> Result<Running, StartErr
         poll_s: POLL_S,
         ..Config::new(folder.path().join("data"))
     };
-    fota_server::start(config, Clock::System).await
+    let start = fota_server::start(config, Clock::System);
+    let started = threads.0.as_ref().map(|threads| threads.spawn(start));
+    let started = started.expect("taken only when dropped").await;
+    started.expect("a start that panics is a bug, and has said so")
 }

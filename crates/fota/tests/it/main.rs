@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)] // patience is measured in real time
 
+mod deltas;
 mod dev_key;
 mod harness;
 mod identity;

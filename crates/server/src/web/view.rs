@@ -2,6 +2,7 @@
 //! templates only place them (and escape them).
 
 use askama::Template;
+use fota_image::Grouped;
 use fota_proto::{
     AttemptState,
     manager::{
@@ -425,9 +426,13 @@ fn rollout_card(rollout: &Rollout, now_ms: i64) -> RolloutCard {
         start += width;
     }
     let said = stretches.iter().filter(|(_, count, _)| *count > 0);
-    let said: Vec<_> = said
+    let mut said: Vec<_> = said
         .map(|(_, count, word)| format!("{count} {word}"))
         .collect();
+    if rollout.spared_bytes > 0 {
+        let spared = Grouped(rollout.spared_bytes.unsigned_abs());
+        said.push(format!("patches spared {spared} bytes"));
+    }
     RolloutCard {
         id: rollout.id,
         version: rollout.version.clone(),
