@@ -93,6 +93,10 @@ async fn run(global: &Global, command: Option<Command>) -> Result {
     match command {
         Command::Serve(args) => return cmd::serve::run(global, args).await,
         Command::Demo(args) => return Ok(demo::run(args).await?),
+        Command::Sim(sim::Args {
+            command: Some(sim::Command::Fleet(args)),
+            ..
+        }) => return Ok(sim::world::run(args).await?),
         Command::Bench(args) => return Ok(bench::run(args, global.json).await?),
         Command::Image(command) => return cmd::image::run(&Output::new(global), command),
         Command::Delta(command) => return cmd::delta::run(&Output::new(global), command),

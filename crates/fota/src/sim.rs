@@ -1,5 +1,7 @@
 //! `fota sim`: simulated ESP32s against any server.
 
+pub mod world;
+
 #[cfg(unix)]
 use std::os::unix::fs::OpenOptionsExt;
 use std::{
@@ -25,7 +27,10 @@ use crate::{config, output, text};
 
 /// Arguments of `fota sim`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// How many devices: ESP32-001, ESP32-002 …
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub devices: u32,
@@ -83,6 +88,13 @@ pub struct Args {
     /// Write the list for `fota device claim` to this file and end
     #[arg(long, value_name = "FILE.csv")]
     pub claims: Option<PathBuf>,
+}
+
+/// What else is simulated.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// A rollout plan against thousands of devices for weeks, in virtual time, without a network
+    Fleet(world::Args),
 }
 
 /// What a simulated device proves itself with.

@@ -22,6 +22,7 @@ pub mod blobs;
 mod clock;
 pub mod compat;
 pub mod domain;
+pub mod embedded;
 pub mod fleet;
 pub mod http;
 pub mod hub;

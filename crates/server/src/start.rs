@@ -209,15 +209,19 @@ impl Running {
     }
 }
 
-/// Starts the server; it answers when this returns.
-pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+/// What a server consists of before it listens.
+pub(crate) struct Opened {
+    pub state: AppState,
+    pub operator_token: String,
+    pub lock: File,
+    /// Becomes true when it is to end.
+    pub end: watch::Sender<bool>,
+}
+
+/// Opens data directory, database and keys.
+pub(crate) async fn open(config: Config, clock: Clock) -> Result<Opened, StartError> {
     check(&config)?;
     let lock = lock(&config.data)?;
-    let (listener, addr) = bind(config.listen).await?;
-    let tls = match &config.tls {
-        Some(tls) => Some(Tls::load(tls.clone(), &config.data, clock.clone())?),
-        None => None,
-    };
     let store = open_store(&config).await?;
     let folder = AppState::blobs_folder(&config.data);
     let blobs = Blobs::open_folder(&folder).map_err(|error| data_error(&folder, error))?;
@@ -231,20 +235,35 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
     let online_key = online_key.map_err(|(path, error)| StartError::OnlineKey { path, error })?;
     let (end, closing) = watch::channel(false);
     let auth = auth(&config, &operator_token, clock.now_ms())?;
-    let state = AppState::new(
-        config,
-        clock,
-        store,
-        blobs,
-        auth,
-        online_key,
-        closing.clone(),
-    );
+    let state = AppState::new(config, clock, store, blobs, auth, online_key, closing);
     let looked = look_at_store(&state).await;
     looked.map_err(|error| StartError::Database {
         name: database_name(&state.config),
         error,
     })?;
+    Ok(Opened {
+        state,
+        operator_token,
+        lock,
+        end,
+    })
+}
+
+/// Starts the server; it answers when this returns.
+pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+    let Opened {
+        state,
+        operator_token,
+        lock,
+        end,
+    } = open(config, clock).await?;
+    let config = &state.config;
+    let (listener, addr) = bind(config.listen).await?;
+    let tls = match &config.tls {
+        Some(tls) => Some(Tls::load(tls.clone(), &config.data, state.clock.clone())?),
+        None => None,
+    };
+    let closing = state.closing.clone();
     let front = http::Front {
         router: api::router(state.clone()),
         tls: tls.clone(),

@@ -89,7 +89,8 @@ fn read(path: &Path) -> Result<RolloutRequest> {
     })
 }
 
-fn parse(text: &str) -> std::result::Result<RolloutRequest, String> {
+/// The request that a file describes.
+pub fn parse(text: &str) -> std::result::Result<RolloutRequest, String> {
     let whole: toml::Table = text
         .parse()
         .map_err(|error: toml::de::Error| error.to_string())?;

@@ -69,12 +69,18 @@ pub async fn counted(
     let mut counted = tx.counted(rollout, now).await?;
     if let Some(rates) = &rollout.plan.gates.sequential {
         let lost_before = now - LOST_POLLS * poll_ms;
-        let updated = Sample {
-            devices: counted.ended,
-            failures: counted.failures + tx.unwell(rollout.id, lost_before).await?,
-        };
         let since = rollout.created_at;
         let control = tx.control(rollout.id, since, lost_before).await?;
+        // Devices are away now and then: how many is normal, only others can tell. Once all are
+        // updated there are none, and a silent device says nothing of the release.
+        let silent_before = match control.devices {
+            0 => i64::MIN,
+            _ => lost_before,
+        };
+        let updated = Sample {
+            devices: counted.ended,
+            failures: counted.failures + tx.unwell(rollout.id, silent_before).await?,
+        };
         counted.finding = Some(sequential::judge(updated, control, rates));
     }
     Ok(counted)
