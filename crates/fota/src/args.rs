@@ -3,7 +3,7 @@
 mod device_identity;
 mod operators;
 mod products;
-mod rollouts;
+pub mod rollouts;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,7 +18,7 @@ pub use keys::*;
 
 pub use products::{LogCommand, LogVerifyArgs, ProductCommand};
 
-pub use rollouts::{MaxFailures, RolloutCommand, RolloutId, RolloutOptions, RolloutPlanArgs};
+pub use rollouts::{RolloutCommand, RolloutId, RolloutOptions, RolloutPlanArgs};
 
 pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
 

@@ -333,7 +333,7 @@ fn show(context: &Context, detail: &RolloutDetail) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::MaxFailures;
+    use crate::args::rollouts::MaxFailures;
 
     #[test]
     fn rolling_back_on_failure_needs_a_limit_to_act_on() {

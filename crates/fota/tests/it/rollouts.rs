@@ -43,7 +43,7 @@ fn a_plan_from_a_file_is_played_through_started_and_drives_itself() {
     server
         .fota(&["device", "why", "ESP32-001"])
         .exits(0)
-        .says("wave");
+        .says("r-1 1.0.6");
     server.until("everybody has it", |server| {
         show(server, "r-1")["counts"]["succeeded"] == 8
     });
