@@ -517,6 +517,23 @@ impl TestDevice {
         }
     }
 
+    fn claims(&self) -> List<Held, { fota_proto::limits::HELD_MAX }> {
+        let mut held = List::new();
+        let mut claims = self.held.iter();
+        claims.all(|claim| held.push(*claim).is_ok());
+        held
+    }
+
+    fn told_attributes(
+        &self,
+    ) -> Option<List<Attribute<'static>, { fota_proto::limits::ATTRIBUTES_MAX }>> {
+        let mut attributes = List::new();
+        for (name, value) in &self.attributes {
+            attributes.push(Attribute { name, value }).expect("fits");
+        }
+        (!attributes.is_empty()).then_some(attributes)
+    }
+
     /// The check-in as sent.
     pub fn message(&self) -> Vec<u8> {
         let mut slots = List::new();
@@ -543,13 +560,7 @@ impl TestDevice {
                 version: other.map(|image| image.version.as_str()),
             })
             .expect("fits");
-        let mut held = List::new();
-        let mut claims = self.held.iter();
-        claims.all(|claim| held.push(*claim).is_ok());
-        let mut attributes = List::new();
-        for (name, value) in &self.attributes {
-            attributes.push(Attribute { name, value }).expect("fits");
-        }
+        let held = self.claims();
         let check_in = CheckIn {
             protocol: checkin::VERSION,
             device: &self.id,
@@ -587,7 +598,7 @@ impl TestDevice {
             challenge: self.challenge,
             log: self.log,
             patches: None,
-            attributes: (!attributes.is_empty()).then_some(attributes),
+            attributes: self.told_attributes(),
             metrics: None,
             waits: self.waits,
         };
