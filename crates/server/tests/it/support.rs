@@ -524,6 +524,16 @@ impl TestDevice {
         held
     }
 
+    fn told_outcome(&self) -> Option<Outcome<'_>> {
+        self.outcome.map(|(order, end, code, detail)| Outcome {
+            order,
+            end,
+            code: code.number(),
+            reset: Some(ResetReason::Panic),
+            detail: Some(detail),
+        })
+    }
+
     fn told_attributes(
         &self,
     ) -> Option<List<Attribute<'static>, { fota_proto::limits::ATTRIBUTES_MAX }>> {
@@ -583,13 +593,7 @@ impl TestDevice {
                 phase,
                 bytes,
             }),
-            outcome: self.outcome.map(|(order, end, code, detail)| Outcome {
-                order,
-                end,
-                code: code.number(),
-                reset: Some(ResetReason::Panic),
-                detail: Some(detail),
-            }),
+            outcome: self.told_outcome(),
             held,
             reset: ResetReason::PowerOn,
             uptime_s: 5,
