@@ -57,6 +57,11 @@ fn counts(server: &Server) -> Value {
     let keep = ["state", "reason", "counts", "wave", "approved_by", "plan"];
     let fields = shown.as_object_mut().expect("an object");
     fields.retain(|name, _| keep.contains(&name.as_str()));
+    // What a wave waits for changes as time goes by.
+    if let Some(wave) = fields.get_mut("wave").and_then(Value::as_object_mut) {
+        wave.remove("waits_for");
+        wave.remove("until");
+    }
     shown
 }
 
