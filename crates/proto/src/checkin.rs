@@ -585,21 +585,25 @@ mod tests {
                 root: elf,
             }),
             patches: Some(PatchProfile::Default),
-            // 64 bytes of text: two long values, two short ones.
-            attributes: Some(list([("tz", 30), ("site", 24), ("a", 1), ("b", 1)].map(
-                |(name, bytes)| Attribute {
-                    name,
-                    value: &text[..bytes],
-                },
-            ))),
-            metrics: Some(list(["heap", "rssi", "temp", "errs", "boot", "wifi"].map(
-                |name| Metric {
-                    name,
-                    value: i32::MIN,
-                },
-            ))),
+            attributes: Some(attributes(text)),
+            metrics: Some(metrics()),
             waits: Some(Waits::Window),
         }
+    }
+
+    /// 64 bytes of text: two long values, two short ones.
+    fn attributes(text: &str) -> List<Attribute<'_>, ATTRIBUTES_MAX> {
+        let values = [("tz", 30), ("site", 24), ("a", 1), ("b", 1)];
+        list(values.map(|(name, bytes)| Attribute {
+            name,
+            value: &text[..bytes],
+        }))
+    }
+
+    fn metrics() -> List<Metric<'static>, METRICS_MAX> {
+        let names = ["heap", "rssi", "temp", "errs", "boot", "wifi"];
+        let value = i32::MIN;
+        list(names.map(|name| Metric { name, value }))
     }
 
     fn list<T: core::fmt::Debug, const N: usize>(values: [T; N]) -> List<T, N> {

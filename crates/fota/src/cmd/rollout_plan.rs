@@ -164,7 +164,10 @@ mod tests {
         let plan = plan::RolloutPlan::check(&given).expect("makes sense");
         assert_eq!(plan.waves.len(), 4);
         // Whoever adds a setting adds it to the example.
-        let shown = serde_json::to_value(&given).expect("JSON");
+        let whole: toml::Table = EXAMPLE.parse().expect("TOML");
+        let mut shown: Vec<&str> = whole.keys().map(String::as_str).collect();
+        shown.retain(|key| !HEAD.contains(key));
+        shown.sort_unstable();
         let all = [
             "filter",
             "priority",
@@ -179,12 +182,6 @@ mod tests {
             "retries",
             "timeouts",
         ];
-        let shown: Vec<&str> = shown
-            .as_object()
-            .expect("an object")
-            .keys()
-            .map(String::as_str)
-            .collect();
         let mut all = all.to_vec();
         all.sort_unstable();
         assert_eq!(shown, all);

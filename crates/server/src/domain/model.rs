@@ -393,6 +393,8 @@ pub struct Rollout {
     pub created_by: String,
     /// Who approved it.
     pub approved_by: Option<String>,
+    /// Failures that an operator has seen and resumed it after: its gates count from there.
+    pub forgiven: u64,
 }
 
 impl Rollout {

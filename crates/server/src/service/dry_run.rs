@@ -11,7 +11,7 @@ use crate::{
     AppState,
     api::problem::Refusal,
     domain::{
-        forecast::{Play, play, scaled},
+        forecast::{Forecast, Play, play, scaled},
         model::Device,
         plan::share,
         presence::presence,
@@ -73,6 +73,15 @@ pub async fn dry_run(state: &AppState, request: &RolloutRequest) -> Result<DryRu
         poll_s: state.config.poll_s,
         now,
     });
+    Ok(told(forecast, sentence, (number, played), release.bytes))
+}
+
+fn told(
+    forecast: Forecast,
+    sentence: String,
+    (matched, played): (u64, u64),
+    image_bytes: u64,
+) -> DryRun {
     let phases = (1..)
         .zip(forecast.phases)
         .map(|(number, phase)| DryRunPhase {
@@ -86,15 +95,15 @@ pub async fn dry_run(state: &AppState, request: &RolloutRequest) -> Result<DryRu
         rule: rule.to_owned(),
         devices,
     });
-    Ok(DryRun {
+    DryRun {
         sentence,
-        matched: number,
+        matched,
         played,
         phases: phases.collect(),
-        bytes: number.saturating_mul(release.bytes),
+        bytes: matched.saturating_mul(image_bytes),
         finished_at: forecast.finished_at,
         held: held.collect(),
-    })
+    }
 }
 
 /// A device that is online, and what is known of it.

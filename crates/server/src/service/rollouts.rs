@@ -192,6 +192,7 @@ pub fn draft(checked: Checked, request: &RolloutRequest, created_by: &str, now: 
         wave_devices: None,
         created_by: created_by.to_owned(),
         approved_by: None,
+        forgiven: 0,
     }
 }
 
@@ -293,43 +294,8 @@ pub async fn command(
         let detail = format!("rollout r-{id} has ended ({why}): start a new one");
         return Err(Refusal::conflict("rollout_ended", detail));
     }
-    let said = (!reason.is_empty()).then(|| reason.to_owned());
-    let (kind, text) = match command {
-        Command::Pause => {
-            rollout.standing = Standing::Paused;
-            rollout.reason = said.or(rollout.reason);
-            ("rollout.paused", rollout.reason.clone())
-        }
-        Command::Resume => {
-            rollout.standing = Standing::Active;
-            rollout.held = false;
-            rollout.reason = None;
-            ("rollout.resumed", said)
-        }
-        Command::Abort => {
-            rollout.standing = Standing::Aborted;
-            rollout.reason = said.or(rollout.reason);
-            tx.abort_attempts(id, state.now_ms()).await?;
-            ("rollout.aborted", rollout.reason.clone())
-        }
-        Command::Retry => {
-            let again = tx.retry_attempts(id).await?;
-            ("rollout.retried", Some(format!("{again} devices again")))
-        }
-        Command::Promote => {
-            promote(&mut rollout, state.now_ms())?;
-            let (number, of) = (rollout.wave + 1, rollout.plan.waves.len());
-            let text = format!("wave {number} of {of} begins: by hand");
-            ("rollout.promoted", Some(text))
-        }
-        Command::Approve => {
-            approve(&mut rollout, by)?;
-            (
-                "rollout.approved",
-                Some(format!("approved by {}", by.actor)),
-            )
-        }
-    };
+    let (kind, text) =
+        carry_out(&mut tx, &mut rollout, (command, reason), by, state.now_ms()).await?;
     tx.set_rollout_standing(&rollout).await?;
     let event = NewEvent {
         kind: kind.to_owned(),
@@ -342,6 +308,57 @@ pub async fn command(
     let record = Record::new(kind, object(id), event.text.clone());
     commit_by(state, tx, by, record, &[event], true).await?;
     Ok(rollout)
+}
+
+/// Changes the rollout; gives the kind of the event and its text.
+async fn carry_out(
+    tx: &mut Tx,
+    rollout: &mut Rollout,
+    (command, reason): (Command, &str),
+    by: &By,
+    now: i64,
+) -> Result<(&'static str, Option<String>), Refusal> {
+    let id = rollout.id;
+    let said = (!reason.is_empty()).then(|| reason.to_owned());
+    Ok(match command {
+        Command::Pause => {
+            rollout.standing = Standing::Paused;
+            rollout.reason = said.or(rollout.reason.take());
+            ("rollout.paused", rollout.reason.clone())
+        }
+        Command::Resume => {
+            if rollout.held {
+                rollout.forgiven += tx.counted(rollout, now).await?.failures;
+            }
+            rollout.standing = Standing::Active;
+            rollout.held = false;
+            rollout.reason = None;
+            ("rollout.resumed", said)
+        }
+        Command::Abort => {
+            rollout.standing = Standing::Aborted;
+            rollout.reason = said.or(rollout.reason.take());
+            tx.abort_attempts(id, now).await?;
+            ("rollout.aborted", rollout.reason.clone())
+        }
+        Command::Retry => {
+            let again = tx.retry_attempts(id).await?;
+            ("rollout.retried", Some(format!("{again} devices again")))
+        }
+        Command::Promote => {
+            promote(rollout, now)?;
+            let (number, of) = (rollout.wave + 1, rollout.plan.waves.len());
+            let text = format!("wave {number} of {of} begins: by hand");
+            ("rollout.promoted", Some(text))
+        }
+        Command::Approve => {
+            approve(rollout, by)?;
+            (
+                "rollout.approved",
+                Some(format!("approved by {}", by.actor)),
+            )
+        }
+    })
 }
 
 fn promote(rollout: &mut Rollout, now: i64) -> Result<(), Refusal> {

@@ -112,6 +112,9 @@ impl Tx {
         for group in &rows {
             group.count(rollout.wave, &mut counted);
         }
+        // What an operator has seen and resumed after does not stop it a second time.
+        counted.failures = counted.failures.saturating_sub(rollout.forgiven);
+        counted.ended = counted.ended.saturating_sub(rollout.forgiven);
         Ok(counted)
     }
 }

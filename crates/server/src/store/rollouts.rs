@@ -16,7 +16,7 @@ macro_rules! select {
         concat!(
             "SELECT id, release, targets, state, held, reason, failures_max, rollback_on_failure, \
              trial_deadline_s, allow_product_change, idempotency_key, created_at, plan, wave, \
-             wave_since, wave_devices, created_by, approved_by FROM rollout ",
+             wave_since, wave_devices, created_by, approved_by, forgiven FROM rollout ",
             $rest
         )
     };
@@ -42,6 +42,7 @@ fn rollout(row: &mut Row) -> Result<Rollout, StoreError> {
         wave_devices: row.number_maybe()?,
         created_by: row.text()?,
         approved_by: row.text_maybe()?,
+        forgiven: row.number()?,
     })
 }
 
@@ -127,7 +128,7 @@ impl Tx {
     pub async fn set_rollout_standing(&mut self, rollout: &Rollout) -> Result<(), StoreError> {
         self.run(
             "UPDATE rollout SET state = $1, held = $2, reason = $3, wave = $4, wave_since = $5, \
-             wave_devices = $6, approved_by = $7 WHERE id = $8",
+             wave_devices = $6, approved_by = $7, forgiven = $8 WHERE id = $9",
             values![
                 standing_name(rollout.standing),
                 rollout.held,
@@ -136,6 +137,7 @@ impl Tx {
                 rollout.wave_since,
                 rollout.wave_devices,
                 rollout.approved_by.clone(),
+                rollout.forgiven,
                 rollout.id
             ],
         )

@@ -534,6 +534,33 @@ impl TestDevice {
         }
     }
 
+    fn claims(&self) -> List<Held, { fota_proto::limits::HELD_MAX }> {
+        let mut held = List::new();
+        let mut claims = self.held.iter();
+        claims.all(|claim| held.push(*claim).is_ok());
+        held
+    }
+
+    fn told_outcome(&self) -> Option<Outcome<'_>> {
+        self.outcome.map(|(order, end, code, detail)| Outcome {
+            order,
+            end,
+            code: code.number(),
+            reset: Some(ResetReason::Panic),
+            detail: Some(detail),
+        })
+    }
+
+    fn told_attributes(
+        &self,
+    ) -> Option<List<Attribute<'static>, { fota_proto::limits::ATTRIBUTES_MAX }>> {
+        let mut attributes = List::new();
+        for (name, value) in &self.attributes {
+            attributes.push(Attribute { name, value }).expect("fits");
+        }
+        (!attributes.is_empty()).then_some(attributes)
+    }
+
     /// The check-in as sent.
     pub fn message(&self) -> Vec<u8> {
         let mut slots = List::new();
@@ -560,13 +587,7 @@ impl TestDevice {
                 version: other.map(|image| image.version.as_str()),
             })
             .expect("fits");
-        let mut held = List::new();
-        let mut claims = self.held.iter();
-        claims.all(|claim| held.push(*claim).is_ok());
-        let mut attributes = List::new();
-        for (name, value) in &self.attributes {
-            attributes.push(Attribute { name, value }).expect("fits");
-        }
+        let held = self.claims();
         let check_in = CheckIn {
             protocol: checkin::VERSION,
             device: &self.id,
@@ -585,13 +606,7 @@ impl TestDevice {
                 phase,
                 bytes,
             }),
-            outcome: self.outcome.map(|(order, end, code, detail)| Outcome {
-                order,
-                end,
-                code: code.number(),
-                reset: Some(ResetReason::Panic),
-                detail: Some(detail),
-            }),
+            outcome: self.told_outcome(),
             held,
             reset: ResetReason::PowerOn,
             uptime_s: 5,
@@ -600,7 +615,7 @@ impl TestDevice {
             challenge: self.challenge,
             log: self.log,
             patches: self.patches,
-            attributes: (!attributes.is_empty()).then_some(attributes),
+            attributes: self.told_attributes(),
             metrics: None,
             waits: self.waits,
         };

@@ -225,6 +225,33 @@ async fn a_breach_stops_the_first_wave_and_sends_it_back_with_proof() {
 }
 
 #[tokio::test]
+async fn what_an_operator_resumed_after_does_not_stop_it_again() {
+    each_database(async |server| {
+        let mut fleet = Fleet::of(&server, 4).await;
+        let rollout = start(&server, json!({"waves": [{"percent": 100}]})).await;
+        for device in &mut fleet.devices[..2] {
+            let order = device.check_in(&server).await.install();
+            device
+                .ends(&server, order, End::RolledBackBoot, FailureCode::CrashLoop)
+                .await;
+        }
+        let shown = server.show_rollout(rollout.id).await.rollout;
+        assert_eq!(shown.state, RolloutState::Paused);
+        command(&server, &rollout, "resume").await;
+        pass(&server, MINUTE).await;
+        let shown = server.show_rollout(rollout.id).await.rollout;
+        assert_eq!(shown.state, RolloutState::Active);
+        let order = fleet.devices[2].check_in(&server).await.install();
+        fleet.devices[2]
+            .ends(&server, order, End::RolledBackBoot, FailureCode::CrashLoop)
+            .await;
+        // One of two since then.
+        fleet.devices[3].check_in(&server).await.install();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_wave_without_anybody_is_passed_and_an_offline_device_blocks_nobody() {
     each_database(async |server| {
         let mut fleet = Fleet::of(&server, 3).await;

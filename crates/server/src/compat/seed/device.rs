@@ -288,6 +288,7 @@ mod tests {
             wave_devices: None,
             created_by: String::new(),
             approved_by: None,
+            forgiven: 0,
         }
     }
 

@@ -104,6 +104,7 @@ impl World {
             wave_devices: None,
             created_by: String::new(),
             approved_by: None,
+            forgiven: 0,
         };
         let plan = Plan {
             generation: 1,

@@ -80,6 +80,7 @@ fn rollout(id: i64, release: i64, standing: Standing, held: bool) -> Rollout {
         wave_devices: None,
         created_by: String::new(),
         approved_by: None,
+        forgiven: 0,
     }
 }
 

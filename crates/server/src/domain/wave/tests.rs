@@ -30,6 +30,7 @@ fn rollout(plan: serde_json::Value) -> Rollout {
         wave_devices: Some(10),
         created_by: "operator-token".to_owned(),
         approved_by: None,
+        forgiven: 0,
     }
 }
 
