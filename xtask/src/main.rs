@@ -37,7 +37,8 @@ cargo xtask CHORE
   rv32-delta          decode a real patch on an RV32 in QEMU: memory, instructions
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   readme              run the commands of README.md as they are written
-  browser             drive the page in a headless browser, beside a running demo
+  browser             drive the dashboard in a headless browser, beside a running demo
+  screenshots         make the pictures of the dashboard that README shows
   deny                licences and bans of the dependencies
 ";
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Some("test") => postgres::test(),
         Some("readme") => readme::run(),
         Some("browser") => browser::run(),
+        Some("screenshots") => browser::screenshots(),
         Some("deny") => deny::check(),
         _ => {
             eprint!("{HELP}");

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod claim;
 pub mod filter;
 pub mod hex;
+pub mod history;
 pub mod identity;
 pub mod log;
 pub mod model;
