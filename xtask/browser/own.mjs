@@ -1,6 +1,6 @@
 // A server of the tests' own: empty at first, killed and started again, with devices that come and go.
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { api, equal, holds, until } from './tests.mjs';
@@ -15,7 +15,7 @@ class Own {
   }
 
   run(args, env = {}) {
-    const child = spawn(this.fota, args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } });
+    const child = spawn(this.fota, args, { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, ...env } });
     this.children.add(child);
     child.on('exit', () => this.children.delete(child));
     return child;
@@ -28,14 +28,14 @@ class Own {
     const link = new Promise((found, lost) => {
       this.server.stdout.on('data', (bytes) => {
         text += bytes;
-        const address = text.match(/http:\/\/\S*token=[0-9a-f]+/);
-        if (address) found(address[0]);
+        const address = text.match(/server\s+(http:\/\/\S+)[\s\S]*token/);
+        if (address) found(address[1]);
       });
       this.server.on('exit', () => lost(new Error(`the server ended: ${text}`)));
     });
-    this.link = await link;
-    this.origin = new URL(this.link).origin;
-    return this.link;
+    this.origin = await link;
+    const token = readFileSync(join(this.data, 'operator-token'), 'utf8').trim();
+    return `${this.origin}/?token=${token}`;
   }
 
   sim(prefix, devices, more = []) {
@@ -97,6 +97,18 @@ async function presence(tests, page, server) {
     equal(await page.getByTestId('bulk-count').textContent(), '5 selected · 3 online · 2 will update when they next check in', 'the line');
     await page.getByRole('button', { name: 'Update the selected' }).click();
     await page.waitForURL('**/rollouts/new**');
+  });
+  await tests.criterion('AC2.4', 'the order by last seen is stable and is chosen by keyboard', async () => {
+    await page.goto(`${server.origin}/devices`);
+    await page.getByTestId('sort').filter({ hasText: 'away longest' }).focus();
+    await page.keyboard.press('Enter');
+    await page.waitForURL('**sort=away');
+    const rows = () => page.getByTestId('device').evaluateAll((rows) => rows.map((row) => [Number(row.querySelector('.seen time').dataset.at), row.id]));
+    const first = (await rows()).slice(0, 3);
+    equal(first, first.toSorted(([a, x], [b, y]) => a - b || (x < y ? -1 : 1)), 'the order');
+    holds(first.every(([, id]) => id.startsWith('d-GO-')), first.join());
+    await page.reload();
+    equal((await rows()).slice(0, 3), first, 'the order after a reload');
   });
   await tests.criterion('AC3.2', 'a device with one image cannot be rolled back, and it says why', async () => {
     await page.goto(`${server.origin}/devices/STAY-001`);
@@ -162,7 +174,9 @@ async function releases(tests, page, server) {
     let sent = 0;
     const count = (request) => { if (request.method() === 'POST') sent += 1; };
     page.on('request', count);
-    await drop(page, Buffer.alloc(16 * 1024 * 1024 + 8192), 'large.bin');
+    const large = join(server.data, 'large.bin');
+    writeFileSync(large, Buffer.alloc(16 * 1024 * 1024 + 8192));
+    await page.getByTestId('file').setInputFiles(large);
     holds((await said()).includes('at most 16,777,216 are taken'), await said());
     page.off('request', count);
     equal(sent, 0, 'requests');

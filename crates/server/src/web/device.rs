@@ -265,7 +265,30 @@ async fn steps(tx: &mut Tx, device: &str, rollout: i64, now: i64) -> Result<Vec<
             lasted: until.map(|until| lasted(until - event.at)),
         })
     };
-    Ok(events.iter().enumerate().filter_map(step).collect())
+    let mut steps: Vec<_> = events.iter().enumerate().filter_map(step).collect();
+    steps.extend(went_back(tx, device, steps.last(), now).await?);
+    Ok(steps)
+}
+
+/// The end that an operator's order has put to an attempt that had succeeded.
+async fn went_back(
+    tx: &mut Tx,
+    device: &str,
+    last: Option<&Step>,
+    now: i64,
+) -> Result<Option<Step>, StoreError> {
+    let of = Of {
+        device: device.to_owned(),
+        kind: "rollback.done".to_owned(),
+        ..Of::default()
+    };
+    let done = tx.newest_events(&of, i64::MAX, 1).await?;
+    let newer = |event: &&Event| last.is_some_and(|last| last.at.at_ms <= event.at);
+    Ok(done.first().filter(newer).map(|event| Step {
+        badge: words::went_back(),
+        at: When::new(event.at, now),
+        lasted: None,
+    }))
 }
 
 fn lasted(ms: i64) -> String {

@@ -2,7 +2,7 @@
 //! place them.
 
 use fota_proto::{
-    AttemptState,
+    AttemptState, RollbackCause,
     manager::{Attempt, Device, Event, Presence, RollbackState, Rollout, RolloutState},
 };
 
@@ -133,19 +133,22 @@ pub fn target(attempt: &Attempt, running: Option<&str>) -> Option<String> {
 }
 
 pub fn state(device: &Device) -> Option<Badge> {
-    let standing = |order: &&_| {
-        matches!(
-            order,
-            fota_proto::manager::RollbackOrder {
-                state: RollbackState::Standing,
-                ..
-            }
-        )
-    };
-    if device.rollback.as_ref().filter(standing).is_some() {
-        return Some(Badge::new("back", "rolling back", "warn"));
+    let attempt = device.attempt.as_ref();
+    let order = device.rollback.as_ref();
+    let order = order.map(|order| (order.state, order.requested_at));
+    match order {
+        Some((RollbackState::Standing, _)) => Some(Badge::new("back", "rolling back", "warn")),
+        // The attempt has succeeded once, and stays so in its rollout; the device has left it since.
+        Some((RollbackState::Done, at)) if attempt.is_some_and(|one| one.updated_at <= at) => {
+            Some(went_back())
+        }
+        _ => attempt.map(|attempt| badge(attempt.state)),
     }
-    device.attempt.as_ref().map(|attempt| badge(attempt.state))
+}
+
+/// The state of a device that an operator's order has brought back.
+pub fn went_back() -> Badge {
+    badge(AttemptState::RolledBack(RollbackCause::Operator))
 }
 
 pub fn badge(state: AttemptState) -> Badge {

@@ -114,10 +114,16 @@
 
   function take(html) {
     const next = new DOMParser().parseFromString(html, 'text/html').body;
-    for (const part of all(next, '[data-part]')) {
-      const old = $(part.id);
-      if (!old) continue;
-      if ('keyed' in part.dataset) swapRows(old, part); else swap(old, part);
+    const ids = (root) => all(root, '[data-part]').map((one) => one.id).join();
+    if (ids(next) !== ids(main)) {
+      // Another screen altogether: the first device has come, or the last filter let none through.
+      main.replaceChildren(...next.childNodes);
+      remember(main);
+      prepare(main);
+    } else {
+      for (const part of all(next, '[data-part]')) {
+        if ('keyed' in part.dataset) swapRows($(part.id), part); else swap($(part.id), part);
+      }
     }
     readClock();
     tick();
