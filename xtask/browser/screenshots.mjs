@@ -1,5 +1,5 @@
 // screenshots.mjs ADDRESS FOLDER: the three pictures of the dashboard that README shows, of a demo
-// whose story has just ended. Run by `cargo xtask screenshots`.
+// in the middle of its story. Run by `cargo xtask screenshots`.
 import { chromium } from 'playwright-core';
 import { mkdirSync, statSync } from 'node:fs';
 
@@ -15,10 +15,13 @@ mkdirSync(folder, { recursive: true });
 const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking'] });
 const page = await browser.newPage();
 await page.goto(address);
-await page.waitForFunction(async () => {
-  const { items } = await (await fetch('/api/v1/devices')).json();
-  return items.length === 24 && items.every((device) => device.version === '1.0.7');
-}, null, { timeout: STORY_MS, polling: 1000 });
+// The most telling moment: the failure limit has just paused the rollout.
+for (const end = Date.now() + STORY_MS; ;) {
+  const rollout = await (await page.request.get(`${new URL(address).origin}/api/v1/rollouts/2`)).json();
+  if (rollout.state === 'paused' && rollout.counts.updating === 0) break;
+  if (Date.now() > end) throw new Error('the story did not come to its pause');
+  await new Promise((wake) => setTimeout(wake, 100));
+}
 for (const [name, path, { width, height, scheme }] of PICTURES) {
   await page.emulateMedia({ colorScheme: scheme });
   await page.setViewportSize({ width, height });
