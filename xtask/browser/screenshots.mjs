@@ -17,8 +17,10 @@ const page = await browser.newPage();
 await page.goto(address);
 // The most telling moment: the failure limit has just paused the rollout.
 for (const end = Date.now() + STORY_MS; ;) {
-  const rollout = await (await page.request.get(`${new URL(address).origin}/api/v1/rollouts/2`)).json();
-  if (rollout.state === 'paused' && rollout.counts.updating === 0) break;
+  // Not there yet, or not yet of a rollout: both are waited for.
+  const reply = await page.request.get(`${new URL(address).origin}/api/v1/rollouts/2`);
+  const rollout = reply.ok() ? await reply.json() : null;
+  if (rollout?.state === 'paused' && rollout.counts.updating === 0) break;
   if (Date.now() > end) throw new Error('the story did not come to its pause');
   await new Promise((wake) => setTimeout(wake, 100));
 }
