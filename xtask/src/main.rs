@@ -41,7 +41,8 @@ cargo xtask CHORE
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   mqtt                what is published over MQTT, against Mosquitto
   readme              run the commands of README.md as they are written
-  browser             drive the page in a headless browser, beside a running demo
+  browser             drive the dashboard in a headless browser, beside a running demo
+  screenshots         make the pictures of the dashboard that README shows
   deny                licences and bans of the dependencies
 ";
 
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Some("mqtt") => mqtt::run(),
         Some("readme") => readme::run(),
         Some("browser") => browser::run(),
+        Some("screenshots") => browser::screenshots(),
         Some("deny") => deny::check(),
         _ => {
             eprint!("{HELP}");

@@ -2,11 +2,11 @@
 
 use std::{ops::Deref, path::PathBuf, sync::Arc};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::{
-    Clock, Config, auth::Auth, blobs::Blobs, fleet::Fleet, hub::Hub, identities::Identities,
-    online_key::OnlineKey, service::deltas::Deltas, store::Store,
+    Clock, Config, auth::Auth, blobs::Blobs, domain::history::History, fleet::Fleet, hub::Hub,
+    identities::Identities, online_key::OnlineKey, service::deltas::Deltas, store::Store,
 };
 
 /// Uploads read into memory at the same time; each may hold an image of 16 MiB.
@@ -34,6 +34,8 @@ pub struct Shared {
     pub auth: Auth,
     /// Signs answers to devices.
     pub online_key: OnlineKey,
+    /// Which version ran where, for the chart; read from the events as they come.
+    pub history: Mutex<History>,
     /// Turns for uploads.
     pub uploads: Semaphore,
     /// Becomes true when the server is to end.
@@ -68,6 +70,7 @@ impl AppState {
             hub: Hub::default(),
             auth,
             online_key,
+            history: Mutex::default(),
             uploads: Semaphore::new(UPLOADS_MAX),
             closing,
         }))

@@ -71,7 +71,7 @@ pub async fn list(
 }
 
 /// A state, or the word before its colon.
-fn check_state(text: &str) -> Result<(), Refusal> {
+pub fn check_state(text: &str) -> Result<(), Refusal> {
     let is_kind = matches!(text, "failed" | "rolled_back" | "skipped");
     if is_kind || text.parse::<fota_proto::AttemptState>().is_ok() {
         return Ok(());

@@ -51,6 +51,9 @@ pub enum Access {
     Legacy(Role),
     /// A page that looks who is there and shows the login to whom it does not know.
     Page,
+    /// A screen for at least this role: whom the server does not know gets the login, and whoever
+    /// may less is told so on a page.
+    Screen(Role),
 }
 
 const VIEWER: Access = Access::Role(Role::Viewer);
@@ -190,16 +193,47 @@ pub const COMPAT_ROUTES: &[Route] = &[
     ("POST", "/api/device/status", Access::Open),
 ];
 
-/// The page.
+/// The screens.
 pub const WEB_ROUTES: &[Route] = &[
     ("GET", "/", Access::Page),
     ("POST", "/login", Access::Page),
     ("GET", "/login/oidc", Access::Page),
     ("GET", "/login/oidc/callback", Access::Page),
     ("POST", "/logout", Access::Page),
-    ("GET", "/rollouts/{id}", Access::Open),
     ("GET", "/assets/{name}", Access::Open),
+    ("GET", "/devices", Access::Screen(Role::Viewer)),
+    ("GET", "/devices.csv", Access::Screen(Role::Viewer)),
+    ("GET", "/devices/{id}", Access::Screen(Role::Viewer)),
+    ("GET", "/devices/{id}/{action}", SCREEN_OPERATOR),
+    ("POST", "/devices/{id}/{action}", SCREEN_OPERATOR),
+    ("GET", "/releases", Access::Screen(Role::Viewer)),
+    ("GET", "/releases/{id}", Access::Screen(Role::Viewer)),
+    ("GET", "/releases/{id}/yank", SCREEN_RELEASER),
+    ("POST", "/releases/{id}/yank", SCREEN_RELEASER),
+    ("GET", "/rollouts", Access::Screen(Role::Viewer)),
+    ("GET", "/rollouts/new", SCREEN_OPERATOR),
+    ("POST", "/rollouts", SCREEN_OPERATOR),
+    ("GET", "/rollouts/{id}", Access::Screen(Role::Viewer)),
+    ("GET", "/rollouts/{id}/{action}", SCREEN_OPERATOR),
+    ("POST", "/rollouts/{id}/{action}", SCREEN_OPERATOR),
+    ("GET", "/activity", Access::Screen(Role::Viewer)),
+    ("GET", "/activity/reasons", Access::Screen(Role::Viewer)),
+    ("GET", "/activity/audit", Access::Screen(Role::Admin)),
+    ("GET", "/settings", Access::Screen(Role::Viewer)),
+    ("POST", "/settings/groups", SCREEN_OPERATOR),
+    ("POST", "/settings/tokens", Access::Screen(Role::Viewer)),
+    (
+        "POST",
+        "/settings/tokens/{id}/revoke",
+        Access::Screen(Role::Viewer),
+    ),
+    ("POST", "/settings/users", Access::Screen(Role::Admin)),
+    ("GET", "/connect", Access::Screen(Role::Viewer)),
+    ("GET", "/reference", Access::Screen(Role::Viewer)),
 ];
+
+const SCREEN_OPERATOR: Access = Access::Screen(Role::Operator);
+const SCREEN_RELEASER: Access = Access::Screen(Role::Releaser);
 
 /// The whole server as a service.
 pub fn router(state: AppState) -> Router {

@@ -29,6 +29,7 @@ use crate::{
     api::problem::Refusal,
     api::{self, Access, problem},
     http::{self, ClientAddr},
+    web,
 };
 
 /// The header that carries the CSRF token of a browser's session.
@@ -73,6 +74,7 @@ async fn guarded(state: &AppState, access: Access, request: Request, next: Next)
     };
     let admitted = admit(state, access, &parts, &origin).await;
     let mut response = match admitted {
+        Err(refusal) if matches!(access, Access::Screen(_)) => web::refused(state, &refusal),
         Err(refusal) => refusal.into_response(),
         Ok((principal, by)) => {
             if let Some(principal) = principal {
@@ -116,7 +118,7 @@ async fn admit(
             let by = may.as_ref().map_or_else(nobody, by);
             return Ok((may, Some(by)));
         }
-        Access::Legacy(need) | Access::Role(need) => need,
+        Access::Legacy(need) | Access::Role(need) | Access::Screen(need) => need,
     };
     let principal = principal.ok_or_else(token_needed)?;
     if principal.role < need {
@@ -124,7 +126,10 @@ async fn admit(
     }
     if principal.via == Via::Cookie && changes(&parts.method) {
         must_be_same_origin(&parts.headers, &parts.extensions)?;
-        must_carry_csrf(&parts.headers)?;
+        // A form carries its token in its body, where `web::form` looks before it gives a field.
+        if !matches!(access, Access::Screen(_)) {
+            must_carry_csrf(&parts.headers)?;
+        }
     }
     let by = by(&principal);
     Ok((Some(principal), Some(by)))

@@ -13,6 +13,7 @@ pub mod filter;
 pub mod fit;
 pub mod forecast;
 pub mod hex;
+pub mod history;
 pub mod identity;
 pub mod log;
 pub mod model;

@@ -12,6 +12,7 @@ use fota_proto::{
 use super::{
     attempt::{blocks, end_of, explain, fold},
     delta::{self, Offered, Wanted},
+    history,
     model::{
         Attempt, Device, GroupRule, NewEvent, Plan, Release, Report, RollbackOrder, RollbackState,
         Traited, Trust,
@@ -292,14 +293,11 @@ impl Work<'_> {
     fn tell_of_device(&mut self, before: Option<&Device>, device: &Device) {
         let version = device.version.as_deref().unwrap_or("an unknown version");
         let Some(before) = before else {
-            self.tell(
-                "device.seen",
-                format!("seen for the first time, runs {version}"),
-            );
+            self.tell("device.seen", history::first_text(version));
             return;
         };
         if before.running() != device.running() {
-            self.tell("device.running", format!("runs {version}"));
+            self.tell("device.running", history::running_text(version));
         }
     }
 

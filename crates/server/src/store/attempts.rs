@@ -171,6 +171,16 @@ impl Tx {
         self.one(sql, values![device], attempt).await
     }
 
+    /// Every attempt of a device, newest first: also those that a retry has left behind.
+    pub async fn device_attempts(
+        &mut self,
+        device: &str,
+        limit: i64,
+    ) -> Result<Vec<Attempt>, StoreError> {
+        let sql = select!("WHERE device = $1 ORDER BY id DESC LIMIT $2");
+        self.all(sql, values![device, limit], attempt).await
+    }
+
     /// The current attempts of a rollout, those that went wrong first.
     pub async fn rollout_attempts(
         &mut self,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::domain::audit::{Head, NewEntry};
 
-fn entry(row: &mut Row) -> Result<AuditEntry, StoreError> {
+pub(super) fn entry(row: &mut Row) -> Result<AuditEntry, StoreError> {
     Ok(AuditEntry {
         seq: row.int()?,
         at: row.int()?,

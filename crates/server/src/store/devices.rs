@@ -39,7 +39,9 @@ macro_rules! select {
     };
 }
 
-fn device(row: &mut Row) -> Result<Device, StoreError> {
+pub(super) use select;
+
+pub(super) fn device(row: &mut Row) -> Result<Device, StoreError> {
     Ok(Device {
         id: row.text()?,
         protocol: protocol(&row.text()?)?,

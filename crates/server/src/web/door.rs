@@ -8,7 +8,7 @@ use axum::{
 };
 use fota_proto::operators::{LoginRequest, Secret};
 
-use super::{html_response, view::Door};
+use super::{assets, html_response};
 use crate::{
     AppState,
     api::{
@@ -26,6 +26,29 @@ use crate::{
 
 /// Longest form: names, passwords and tokens are short, and nobody is known yet.
 const FORM_BYTES_MAX: u64 = 8 * 1024;
+
+/// The login, shown to a browser that nobody is known to be behind.
+#[derive(Template)]
+#[template(path = "door.html")]
+struct Door<'a> {
+    style: &'static str,
+    icon: &'static str,
+    /// Why the last try did not work.
+    refused: Option<&'a str>,
+    /// Whether people may log in with a provider.
+    has_provider: bool,
+}
+
+impl<'a> Door<'a> {
+    fn new(refused: Option<&'a str>, has_provider: bool) -> Self {
+        Self {
+            style: assets::style().path(),
+            icon: assets::icon().path(),
+            refused,
+            has_provider,
+        }
+    }
+}
 
 /// The login page, with the reason why the last try did not work.
 pub fn shut(state: &AppState, refused: Option<&str>) -> Response {

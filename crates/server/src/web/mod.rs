@@ -1,52 +1,90 @@
-//! The page at `/`: the fleet, live. Rendered here, so it works without JavaScript; with it, the
-//! script fetches the changing part again after every event.
+//! The screens. Rendered here, so they work without JavaScript; with it, the script fetches what
+//! changes again after every event, and opens questions in a dialog.
 //!
 //! Whom the server does not know sees the login. A link with `?token=` is exchanged for a session
 //! and leaves the address bar and the history.
 //!
-//! Nothing on it comes from another origin, and nothing in it is inline: a device's texts are
+//! Nothing on a screen comes from another origin, and nothing in it is inline: a device's texts are
 //! escaped by the templates, and the content security policy would not run them either.
+//!
+//! One file per screen; `chrome.rs` is the frame around all of them, `pieces.rs` and `words.rs` what
+//! they share. A deed is a question on a page of its own (`confirm.rs`) and a form whose fields only
+//! come with the session's CSRF token (`form.rs`); it calls the function of the JSON API that does
+//! the same.
 
+mod activity;
 mod assets;
+mod chart;
+mod chrome;
+mod confirm;
+mod connect;
+mod device;
+mod devices;
 mod door;
+mod fault;
+mod fleet;
+mod form;
+mod pieces;
 #[cfg_attr(not(feature = "oidc"), path = "no_provider.rs")]
 mod provider;
+mod reference;
+mod releases;
+mod rollout;
+mod rollouts;
+mod settings;
+mod start;
 pub mod time;
-pub(crate) mod view;
+mod words;
 
-use askama::Template;
 use axum::{
-    Json, Router,
-    extract::{Path, RawQuery, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    Router,
+    extract::{FromRequestParts, Path, RawQuery, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::map_response,
-    response::{IntoResponse, Redirect, Response},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 
-use crate::{
-    AppState,
-    api::{fleet, problem::Refusal},
-    auth::{Principal, Via, cookie, guard},
-    http::public_base,
-    service::view as facts,
-    store::DeviceFilter,
-};
-use view::{
-    DEVICES_SHOWN_MAX, EVENTS_SHOWN_MAX, Facts, Fleet, Page, ROLLOUTS_ENDED_SHOWN_MAX,
-    ROLLOUTS_READ_MAX, Visitor,
-};
+use crate::{AppState, api::problem::Refusal, auth::Principal};
+use chrome::Ask;
+use fault::Fault;
 
-/// The page and its files.
+/// The screens and their files.
 pub fn routes(_state: &AppState) -> Router<AppState> {
     Router::new()
-        .route("/", get(page))
+        .route("/", get(home))
         .route("/login", post(door::login))
         .route("/logout", post(door::logout))
         .route("/login/oidc", get(provider::begin))
         .route("/login/oidc/callback", get(provider::end))
-        .route("/rollouts/{id}", get(rollout))
         .route("/assets/{name}", get(asset))
+        .route("/devices", get(devices::list))
+        .route("/devices.csv", get(devices::export))
+        .route("/devices/{id}", get(device::show))
+        .route("/devices/{id}/{action}", get(device::ask).post(device::act))
+        .route("/releases", get(releases::list))
+        .route("/releases/{id}", get(releases::show))
+        .route(
+            "/releases/{id}/yank",
+            get(releases::ask_yank).post(releases::yank),
+        )
+        .route("/rollouts", get(rollouts::list).post(start::start))
+        .route("/rollouts/new", get(start::form))
+        .route("/rollouts/{id}", get(rollout::show))
+        .route(
+            "/rollouts/{id}/{action}",
+            get(rollout::ask).post(rollout::act),
+        )
+        .route("/activity", get(activity::events))
+        .route("/activity/reasons", get(activity::reasons))
+        .route("/activity/audit", get(activity::audit))
+        .route("/settings", get(settings::show))
+        .route("/settings/groups", post(settings::change_group))
+        .route("/settings/tokens", post(settings::create_token))
+        .route("/settings/tokens/{id}/revoke", post(settings::revoke_token))
+        .route("/settings/users", post(settings::create_user))
+        .route("/connect", get(connect::show))
+        .route("/reference", get(reference::show))
         .layer(map_response(guarded))
 }
 
@@ -63,7 +101,11 @@ const GUARDS: [(HeaderName, &str); 3] = [
     (header::REFERRER_POLICY, "same-origin"),
 ];
 
-async fn guarded(mut response: Response) -> Response {
+async fn guarded(response: Response) -> Response {
+    with_guards(response)
+}
+
+fn with_guards(mut response: Response) -> Response {
     for (name, value) in GUARDS {
         response
             .headers_mut()
@@ -72,83 +114,30 @@ async fn guarded(mut response: Response) -> Response {
     response
 }
 
-/// `GET /`: the page; with `part=fleet` only what changes; with `token=T` a session and back here.
-async fn page(
+/// `GET /`: the fleet; with `token=T` a session and back here.
+async fn home(
     State(state): State<AppState>,
     RawQuery(query): RawQuery,
     request: Request,
-) -> Result<Response, Refusal> {
-    let (parts, _) = request.into_parts();
+) -> Result<Response, Fault> {
+    let (mut parts, _) = request.into_parts();
     if let Some(token) = parameter(query.as_deref(), "token") {
-        return door::exchange(&state, &parts, &token).await;
+        return Ok(door::exchange(&state, &parts, &token).await?);
     }
-    let Some(principal) = parts.extensions.get::<Principal>() else {
+    if parts.extensions.get::<Principal>().is_none() {
         return Ok(door::shut(&state, None));
-    };
-    let origin = public_base(&state.config, &parts.extensions, &parts.headers);
-    let visitor = match parameter(query.as_deref(), "part").as_deref() {
-        Some("fleet") => None,
-        _ => Some(visitor(principal, &parts.headers)),
-    };
-    let html = render(&state, &origin, visitor).await?;
-    Ok(html_response(StatusCode::OK, html))
+    }
+    let ask = Ask::from_request_parts(&mut parts, &state).await?;
+    fleet::show(&state, &ask).await
 }
 
-fn visitor(principal: &Principal, headers: &HeaderMap) -> Visitor {
-    let id = cookie(headers).filter(|_| principal.via == Via::Cookie);
-    Visitor {
-        actor: principal.actor(),
-        role: principal.role.word(),
-        csrf: id.map(guard::csrf_token),
-    }
-}
-
-/// The page for a visitor, or without one only the part that changes.
-async fn render(
-    state: &AppState,
-    origin: &str,
-    visitor: Option<Visitor>,
-) -> Result<String, Refusal> {
-    let mut tx = state.store.read().await?;
-    let plan = state.fleet.plan(&mut tx).await?;
-    let filter = DeviceFilter {
-        limit: DEVICES_SHOWN_MAX as i64,
-        ..DeviceFilter::default()
+/// The answer to whom the guard lets on no screen: the login, or the reason.
+pub fn refused(state: &AppState, refusal: &Refusal) -> Response {
+    let response = match refusal.status() {
+        StatusCode::UNAUTHORIZED => door::shut(state, None),
+        _ => Fault::from(refusal.clone()).into_response(),
     };
-    let mut devices = Vec::new();
-    for device in tx.devices(&filter).await? {
-        devices.push(facts::device(state, &mut tx, &plan, &device).await?);
-    }
-    let mut rollouts = Vec::new();
-    let mut ended = 0;
-    for rollout in tx.rollouts_page(i64::MAX, ROLLOUTS_READ_MAX).await? {
-        let may_offer = plan.rollout(rollout.id).is_some();
-        if may_offer || ended < ROLLOUTS_ENDED_SHOWN_MAX {
-            ended += usize::from(!may_offer);
-            // Counting a rollout's devices is the dear part of this page.
-            rollouts.push(facts::rollout(state, &mut tx, &plan, &rollout).await?);
-        }
-    }
-    let Json(summary) = fleet::summary(State(state.clone())).await?;
-    let Json(server) = fleet::server(State(state.clone())).await?;
-    let facts = Facts {
-        summary: &summary,
-        devices: &devices,
-        rollouts: &rollouts,
-        events: &tx.last_events("", EVENTS_SHOWN_MAX as i64).await?,
-        server: &server,
-        origin,
-        now_ms: state.now_ms(),
-    };
-    let rendered = match visitor {
-        None => Fleet::new(&facts).render(),
-        Some(visitor) => Page::new(&facts, visitor).render(),
-    };
-    rendered.map_err(|error| {
-        tracing::error!(%error, "the page could not be rendered");
-        let detail = "the page could not be made: please report it with the server's log";
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", detail)
-    })
+    with_guards(response)
 }
 
 fn html_response(status: StatusCode, html: String) -> Response {
@@ -157,13 +146,6 @@ fn html_response(status: StatusCode, html: String) -> Response {
         (header::CACHE_CONTROL, "no-store"),
     ];
     (status, headers, html).into_response()
-}
-
-/// `GET /rollouts/r-42`, the address that the commands print: its card on the page.
-async fn rollout(Path(id): Path<String>) -> Response {
-    let number = id.strip_prefix("r-").unwrap_or(&id).parse::<u32>();
-    let place = number.map_or_else(|_| "/".to_owned(), |number| format!("/#r-{number}"));
-    Redirect::to(&place).into_response()
 }
 
 /// `GET /assets/{hash}.{ext}`.

@@ -1,0 +1,254 @@
+//! What only the dashboard asks: lists that are filtered and sorted, newest first, and sums.
+
+use fota_proto::{AttemptState, manager::Event, operators::AuditEntry};
+
+use super::{
+    StoreError, Tx,
+    audit::entry,
+    db::values,
+    devices::{device, select},
+    events::event,
+};
+use crate::domain::model::Device;
+
+/// The order of a list of devices; ids break every tie, so that a page never shows one twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// By id.
+    #[default]
+    Id,
+    /// Those seen last first.
+    Seen,
+    /// Those away longest first.
+    Away,
+}
+
+/// Which devices a list shows, and in which order.
+#[derive(Clone, Debug, Default)]
+pub struct ListFilter {
+    /// Part of the id, in any case.
+    pub text: String,
+    pub group: String,
+    /// The state of what [`Tx::newest_attempt`] gives, or its kind (`failed`).
+    pub state: String,
+    /// The version that runs; `unknown` where it was never said.
+    pub version: String,
+    pub chip: Option<u16>,
+    /// Seen after this, and not after that.
+    pub seen: Option<(i64, i64)>,
+    pub sort: Sort,
+    /// The last device of the page before: when it was seen, and its id.
+    pub after: Option<(i64, String)>,
+    pub limit: i64,
+}
+
+// $1 text · $2 group · $3 state · $4 version · $5 chip · $6 $7 seen
+macro_rules! matching {
+    ($rest:literal) => {
+        concat!(
+            "WHERE ($1 = '' OR LOWER(device.id) LIKE $1 ESCAPE '\\') \
+             AND ($2 = '' OR device.id IN (SELECT device FROM group_member WHERE group_name = $2)) \
+             AND ($3 = '' OR EXISTS (SELECT 1 FROM attempt WHERE (attempt.state = $3 \
+             OR attempt.state LIKE $3 || ':%') AND attempt.id = (SELECT newest.id \
+             FROM attempt AS newest WHERE newest.device = device.id AND newest.is_current = 1 \
+             ORDER BY CASE WHEN newest.state = 'superseded' OR newest.state LIKE 'skipped:%' \
+             THEN 1 ELSE 0 END, newest.id DESC LIMIT 1))) \
+             AND ($4 = '' OR COALESCE(device.version, 'unknown') = $4) \
+             AND ($5 = -1 OR device.chip = $5) \
+             AND device.last_seen > $6 AND device.last_seen <= $7 ",
+            $rest
+        )
+    };
+}
+
+/// A part of a text as a pattern, in lower case.
+fn pattern(text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    let escaped = text.to_lowercase().replace('\\', r"\\");
+    format!("%{}%", escaped.replace('%', r"\%").replace('_', r"\_"))
+}
+
+impl Tx {
+    /// A page of devices.
+    pub async fn list_devices(&mut self, filter: &ListFilter) -> Result<Vec<Device>, StoreError> {
+        const ID: &str = concat!(
+            "SELECT * FROM (",
+            select!(""),
+            ") AS device ",
+            matching!("AND $8 >= 0 AND device.id > $9 ORDER BY device.id LIMIT $10")
+        );
+        const SEEN: &str = concat!(
+            "SELECT * FROM (",
+            select!(""),
+            ") AS device ",
+            matching!(
+                "AND (device.last_seen < $8 OR (device.last_seen = $8 AND device.id > $9)) \
+                 ORDER BY device.last_seen DESC, device.id LIMIT $10"
+            )
+        );
+        const AWAY: &str = concat!(
+            "SELECT * FROM (",
+            select!(""),
+            ") AS device ",
+            matching!(
+                "AND (device.last_seen > $8 OR (device.last_seen = $8 AND device.id > $9)) \
+                 ORDER BY device.last_seen, device.id LIMIT $10"
+            )
+        );
+        let (sql, first) = match filter.sort {
+            Sort::Id => (ID, 0),
+            Sort::Seen => (SEEN, i64::MAX),
+            Sort::Away => (AWAY, -1),
+        };
+        let (after_seen, after_id) = filter.after.clone().unwrap_or((first, String::new()));
+        let (from, to) = filter.seen.unwrap_or((-1, i64::MAX));
+        let values = values![
+            pattern(&filter.text),
+            filter.group.as_str(),
+            filter.state.as_str(),
+            filter.version.as_str(),
+            filter.chip.map_or(-1, i64::from),
+            from,
+            to,
+            after_seen,
+            after_id,
+            filter.limit
+        ];
+        self.all(sql, values, device).await
+    }
+
+    /// How many devices the filter lets through, on all pages.
+    pub async fn count_listed(&mut self, filter: &ListFilter) -> Result<u64, StoreError> {
+        let (from, to) = filter.seen.unwrap_or((-1, i64::MAX));
+        let values = values![
+            pattern(&filter.text),
+            filter.group.as_str(),
+            filter.state.as_str(),
+            filter.version.as_str(),
+            filter.chip.map_or(-1, i64::from),
+            from,
+            to
+        ];
+        let sql = concat!("SELECT COUNT(*) FROM device ", matching!(""));
+        Ok(self
+            .one(sql, values, |row| row.number())
+            .await?
+            .unwrap_or(0))
+    }
+
+    /// Versions that devices run, most devices first; at most `limit`.
+    pub async fn running_versions(&mut self, limit: i64) -> Result<Vec<String>, StoreError> {
+        self.all(
+            "SELECT COALESCE(version, 'unknown') FROM device GROUP BY version \
+             ORDER BY COUNT(*) DESC, version LIMIT $1",
+            values![limit],
+            |row| row.text(),
+        )
+        .await
+    }
+
+    /// Chips that devices have.
+    pub async fn known_chips(&mut self) -> Result<Vec<u16>, StoreError> {
+        let sql = "SELECT DISTINCT chip FROM device WHERE chip IS NOT NULL ORDER BY chip";
+        self.all(sql, [], |row| row.number()).await
+    }
+
+    /// A page of history, newest first, below `before`: of a device, of a rollout, or of kinds that
+    /// begin with `kind`, where these are given.
+    pub async fn newest_events(
+        &mut self,
+        of: &Of,
+        before: i64,
+        limit: i64,
+    ) -> Result<Vec<Event>, StoreError> {
+        // One statement per kind of filter, so that each uses its index.
+        const ALL: &str = "SELECT id, at, kind, device, rollout, release, actor, text, state \
+             FROM event WHERE id < $1 AND $2 = '' AND $3 = 0 AND kind LIKE $4 || '%' \
+             ORDER BY id DESC LIMIT $5";
+        const DEVICE: &str = "SELECT id, at, kind, device, rollout, release, actor, text, state \
+             FROM event WHERE id < $1 AND device = $2 AND ($3 = 0 OR rollout = $3) \
+             AND kind LIKE $4 || '%' ORDER BY id DESC LIMIT $5";
+        const ROLLOUT: &str = "SELECT id, at, kind, device, rollout, release, actor, text, state \
+             FROM event WHERE id < $1 AND $2 = '' AND rollout = $3 AND kind LIKE $4 || '%' \
+             ORDER BY id DESC LIMIT $5";
+        let sql = match (of.device.is_empty(), of.rollout) {
+            (false, _) => DEVICE,
+            (true, 0) => ALL,
+            (true, _) => ROLLOUT,
+        };
+        let values = values![
+            before,
+            of.device.as_str(),
+            of.rollout,
+            of.kind.as_str(),
+            limit
+        ];
+        self.all(sql, values, event).await
+    }
+
+    /// A page of the audit log, newest first, below `before`.
+    pub async fn newest_audit(
+        &mut self,
+        before: i64,
+        limit: i64,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        self.all(
+            "SELECT seq, at, actor, role, action, object, detail, request, address, \
+             previous, hash FROM audit WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
+            values![before, limit],
+            entry,
+        )
+        .await
+    }
+
+    /// How attempts since `since` went wrong: state, version of the release, devices.
+    pub async fn failure_reasons(
+        &mut self,
+        since: i64,
+    ) -> Result<Vec<(AttemptState, String, u64)>, StoreError> {
+        self.all(
+            "SELECT attempt.state, release.version, COUNT(*) FROM attempt \
+             JOIN release ON release.id = attempt.release WHERE attempt.updated_at >= $1 \
+             AND (attempt.state LIKE 'failed:%' OR attempt.state LIKE 'rolled_back:%' \
+             OR attempt.state = 'timed_out') GROUP BY attempt.state, release.version \
+             ORDER BY COUNT(*) DESC, attempt.state, release.version",
+            values![since],
+            |row| Ok((row.parsed()?, row.text()?, row.number()?)),
+        )
+        .await
+    }
+
+    /// Attempts under way that have not moved since `before`.
+    pub async fn stalled_attempts(&mut self, before: i64) -> Result<u64, StoreError> {
+        let sql = "SELECT COUNT(*) FROM attempt WHERE is_live = 1 AND state <> 'waiting' \
+                   AND updated_at < $1";
+        let found = self.one(sql, values![before], |row| row.number()).await?;
+        Ok(found.unwrap_or(0))
+    }
+
+    /// When devices said that they run something new, oldest first: event, time, device, sentence.
+    pub async fn version_changes(
+        &mut self,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, i64, String, String)>, StoreError> {
+        self.all(
+            "SELECT id, at, device, text FROM event WHERE id > $1 AND device IS NOT NULL \
+             AND kind IN ('device.seen', 'device.running') ORDER BY id LIMIT $2",
+            values![after, limit],
+            |row| Ok((row.int()?, row.int()?, row.text()?, row.text()?)),
+        )
+        .await
+    }
+}
+
+/// What a page of history is of; empty and 0 ask for nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Of {
+    pub device: String,
+    pub rollout: i64,
+    /// How the kind of event begins.
+    pub kind: String,
+}

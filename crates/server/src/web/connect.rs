@@ -1,0 +1,82 @@
+//! The way of a first device to this server: which kinds of firmware it can talk to today, and which
+//! not yet.
+
+use askama::Template;
+use axum::{extract::State, response::Response};
+
+use super::{
+    chrome::{Ask, Chrome, screen},
+    fault::Fault,
+    pieces::Cli,
+};
+use crate::{AppState, api::fleet};
+
+#[derive(Template)]
+#[template(path = "connect.html")]
+struct Connect {
+    chrome: Chrome,
+    ways: Vec<Way>,
+    chosen: &'static str,
+    origin: String,
+    host: String,
+    is_plain_http: bool,
+    is_loopback: bool,
+    total: u64,
+    online: u64,
+    simulate: Cli,
+    root_version: u32,
+    poll_s: u32,
+    legacy_id: String,
+}
+
+struct Way {
+    id: &'static str,
+    name: &'static str,
+    works: bool,
+    is_here: bool,
+}
+
+const WAYS: [(&str, &str, bool); 6] = [
+    ("rust", "Rust", true),
+    ("arduino", "Arduino (seed)", true),
+    ("simulated", "Simulated", true),
+    ("idf", "ESP-IDF", false),
+    ("esphome", "ESPHome", false),
+    ("hawkbit", "hawkBit client", false),
+];
+
+/// `GET /connect`.
+pub async fn show(State(state): State<AppState>, ask: Ask) -> Result<Response, Fault> {
+    let summary = fleet::summary(State(state.clone())).await?;
+    let chosen = WAYS.iter().find(|(id, ..)| *id == ask.text("with"));
+    let (chosen, ..) = chosen.unwrap_or(&WAYS[0]);
+    let plan = state.fleet.newest_plan(&state.store).await?;
+    let host = ask.origin.split("://").nth(1).unwrap_or("").to_owned();
+    let name = host
+        .rsplit_once(':')
+        .map_or(host.as_str(), |(name, _)| name);
+    let is_loopback = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
+    screen(&Connect {
+        chrome: Chrome::new(&state, &ask, "/connect", "Connect a device").live("all"),
+        ways: WAYS
+            .iter()
+            .map(|(id, name, works)| Way {
+                id,
+                name,
+                works: *works,
+                is_here: id == chosen,
+            })
+            .collect(),
+        chosen,
+        is_plain_http: ask.origin.starts_with("http://"),
+        is_loopback,
+        total: summary.total,
+        online: summary.online,
+        simulate: Cli::new(format!("fota sim --devices 3 --server {}", ask.origin)),
+        root_version: plan.root.unwrap_or(0),
+        poll_s: state.config.poll_s,
+        legacy_id: state.config.legacy_default_device_id.clone(),
+        origin: ask.origin,
+        host,
+    })
+}
