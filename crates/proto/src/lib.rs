@@ -23,6 +23,7 @@ pub mod log;
 pub mod manager;
 #[cfg(feature = "manager")]
 pub mod operators;
+pub mod serial;
 pub mod signed;
 
 pub use attempt::{AttemptState, RollbackCause, SkipReason};
