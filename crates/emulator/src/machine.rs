@@ -16,6 +16,10 @@ const RESET_VECTOR: u32 = 0x4000_0000;
 const ROM_STORE_TABLE: &str = "_rom_store_table";
 const ROM_STORE_TABLE_END: &str = "_data_end";
 const ROM_STORE_ROW_BYTES: usize = 16;
+/// The register by the calling convention.
+const STACK_POINTER: usize = 2;
+/// The upper byte of an address of code in flash.
+const FLASH_CODE: u32 = 0x42;
 /// Instructions between two looks at the reset line.
 const SLICE: u64 = 1_000;
 
@@ -26,6 +30,7 @@ pub struct Machine {
     bus: Bus,
     /// Resets since power was given, by their reasons.
     pub resets: Vec<Reset>,
+    lowest_stack: Option<u32>,
 }
 
 impl Machine {
@@ -40,6 +45,7 @@ impl Machine {
             cpu: Cpu::new(RESET_VECTOR),
             bus,
             resets: Vec::new(),
+            lowest_stack: None,
         })
     }
 
@@ -50,6 +56,7 @@ impl Machine {
             for _ in 0..SLICE.min(left) {
                 self.cpu.step(&mut self.bus);
                 self.bus.cycles += 1;
+                self.watch_stack();
                 if self.bus.peripherals.reset.is_some() {
                     break;
                 }
@@ -121,6 +128,19 @@ impl Machine {
     /// Bytes of memory as the processor would read them.
     pub fn memory(&self, at: u32, bytes: usize) -> Option<&[u8]> {
         self.bus.peek(at, bytes)
+    }
+
+    /// The lowest stack pointer that code in flash has had: only apps run from there.
+    pub fn lowest_stack(&self) -> Option<u32> {
+        self.lowest_stack
+    }
+
+    fn watch_stack(&mut self) {
+        let pointer = self.cpu.x[STACK_POINTER];
+        let low = self.lowest_stack.unwrap_or(u32::MAX);
+        if pointer < low && pointer != 0 && self.cpu.pc >> 24 == FLASH_CODE {
+            self.lowest_stack = Some(pointer);
+        }
     }
 
     fn restart(&mut self, reason: Reset) {

@@ -21,6 +21,8 @@ const RTC_TIME_LOW0: u32 = RTC_CNTL + 0x10;
 const RTC_TIME_HIGH0: u32 = RTC_CNTL + 0x14;
 const RTC_RESET_STATE: u32 = RTC_CNTL + 0x38;
 const EFUSE: u32 = 0x6000_8800;
+const EFUSE_MAC_LOW: u32 = EFUSE + 0x44;
+const EFUSE_MAC_HIGH: u32 = EFUSE + 0x48;
 const EFUSE_WAFER_LOW: u32 = EFUSE + 0x50;
 const EFUSE_WAFER_HIGH: u32 = EFUSE + 0x58;
 const EFUSE_CMD: u32 = EFUSE + 0x1D4;
@@ -29,6 +31,8 @@ const TIMG: [u32; 2] = [0x6001_F000, 0x6002_0000];
 const TIMG_CALIBRATION: u32 = 0x68;
 const TIMG_CALIBRATION_VALUE: u32 = 0x6C;
 const SYSTIMER: u32 = 0x6002_3000;
+const SYSTIMER_END: u32 = SYSTIMER + 0x100;
+const SYSTIMER_VALUE_LOW: u32 = SYSTIMER + 0x44;
 const RANDOM: u32 = 0x6002_60B0;
 const SHA: u32 = 0x6003_B000;
 const SHA_END: u32 = SHA + 0x100;
@@ -56,8 +60,15 @@ const CRYSTAL_CYCLES: u32 = 40_000_000 / 136_000;
 pub const CYCLES_PER_US: u64 = 160;
 const CYCLES_PER_TICK: u64 = 10;
 const CYCLES_PER_SLOW_TICK: u64 = 160_000_000 / 136_000;
+/// Who looks at the system timer so often and at no other register waits for a time to come; from
+/// then on each look takes so many cycles, 50 µs, or a second would take a second here too.
+const IDLE_LOOKS: u32 = 100;
+const IDLE_CYCLES: u64 = 50 * CYCLES_PER_US;
 /// `VALUE_VALID` of a unit of the system timer.
 const TIMER_VALUE_VALID: u32 = 1 << 29;
+
+/// A locally administered address.
+const MAC: u64 = 0x024F_5441_0001;
 
 /// Chip revision v0.3, the oldest that ESP-IDF's bootloader takes by default.
 pub const CHIP_REVISION: (u32, u32) = (0, 3);
@@ -83,6 +94,8 @@ pub struct Peripherals {
     /// A reset that was asked for and has not happened yet.
     pub reset: Option<Reset>,
     random: u64,
+    /// Looks at the system timer since another register was used.
+    looks: u32,
 }
 
 impl Peripherals {
@@ -94,6 +107,7 @@ impl Peripherals {
             uart: Uart::default(),
             reset: None,
             random: 0x9E37_79B9_7F4A_7C15,
+            looks: 0,
         };
         this.restart(Reset::PowerOn);
         this
@@ -116,6 +130,8 @@ impl Peripherals {
         self.words[index(RTC_RESET_STATE)] = reason as u32;
         self.words[index(RTC_OPTIONS0)] &= !(SYSTEM_RESET | CPU_RESET);
         let (major, minor) = CHIP_REVISION;
+        self.words[index(EFUSE_MAC_LOW)] = MAC as u32;
+        self.words[index(EFUSE_MAC_HIGH)] = (MAC >> 32) as u32;
         self.words[index(EFUSE_WAFER_LOW)] = (minor & 7) << 18;
         self.words[index(EFUSE_WAFER_HIGH)] = minor >> 3 << 23 | major << 24;
         self.sha = Sha::default();
@@ -139,13 +155,14 @@ impl Peripherals {
     /// Reads a register.
     pub fn load(&mut self, at: u32, cycles: &mut u64) -> Option<u32> {
         let plain = self.plain(at)?;
+        self.pass_idle_time(at, cycles);
         Some(match at {
             UART0..UART0_END => self.uart.load(at - UART0, plain, cycles),
             SPI1_CMD | EFUSE_CMD => 0,
             RTC_TIME_LOW0 => (*cycles / CYCLES_PER_SLOW_TICK) as u32,
             RTC_TIME_HIGH0 => ((*cycles / CYCLES_PER_SLOW_TICK) >> 32) as u32,
             I2C_ANA_CONF0 => plain | PLL_CALIBRATED,
-            SYSTIMER..0x6002_3100 => system_timer(at - SYSTIMER, plain, *cycles),
+            SYSTIMER..SYSTIMER_END => system_timer(at - SYSTIMER, plain, *cycles),
             RANDOM => self.random(),
             SHA..SHA_END => self.sha.load(at - SHA),
             // Room for a byte to the USB serial port, whose bytes nobody reads.
@@ -165,6 +182,7 @@ impl Peripherals {
         cycles: &mut u64,
     ) -> Option<()> {
         *self.words.get_mut(index(at))? = value;
+        self.pass_idle_time(at, cycles);
         match at {
             UART0..UART0_END => self.uart.store(at - UART0, value, cycles),
             SPI1_CMD => {
@@ -177,6 +195,17 @@ impl Peripherals {
             _ => {}
         }
         Some(())
+    }
+
+    fn pass_idle_time(&mut self, at: u32, cycles: &mut u64) {
+        match at {
+            SYSTIMER_VALUE_LOW => self.looks += 1,
+            SYSTIMER..SYSTIMER_END => return,
+            _ => self.looks = 0,
+        }
+        if self.looks > IDLE_LOOKS {
+            *cycles += IDLE_CYCLES;
+        }
     }
 
     fn timer_group(&self, at: u32, plain: u32, cycles: u64) -> u32 {

@@ -64,7 +64,9 @@ pub fn run(asked: u32, registers: &mut [u32], flash: &mut Flash) -> u64 {
 fn user(registers: &mut [u32], flash: &mut Flash) -> u64 {
     let phases = registers[USER];
     let has = |bit: u32| phases >> bit & 1 == 1;
-    if !has(31) {
+    // The ROM's `SPI_read_data` leaves the command phase out of its reads, in the two-line mode that
+    // the bootloader sets (USER 0x700000c0, USER2 0xbb), and the chip reads.
+    if !has(31) && !has(30) {
         return 0;
     }
     let command = registers[USER2] as u8;
