@@ -32,7 +32,8 @@ const TIMG_CALIBRATION: u32 = 0x68;
 const TIMG_CALIBRATION_VALUE: u32 = 0x6C;
 const SYSTIMER: u32 = 0x6002_3000;
 const SYSTIMER_END: u32 = SYSTIMER + 0x100;
-const SYSTIMER_VALUE_LOW: u32 = SYSTIMER + 0x44;
+const SYSTIMER_UNIT0: u32 = SYSTIMER + 0x04;
+const SYSTIMER_UNIT1: u32 = SYSTIMER + 0x08;
 const RANDOM: u32 = 0x6002_60B0;
 const SHA: u32 = 0x6003_B000;
 const SHA_END: u32 = SHA + 0x100;
@@ -94,7 +95,9 @@ pub struct Peripherals {
     /// A reset that was asked for and has not happened yet.
     pub reset: Option<Reset>,
     random: u64,
-    /// Looks at the system timer since another register was used.
+    /// What the system timer showed when it was asked last.
+    ticks: u64,
+    /// How often it was asked since another register was used.
     looks: u32,
 }
 
@@ -107,6 +110,7 @@ impl Peripherals {
             uart: Uart::default(),
             reset: None,
             random: 0x9E37_79B9_7F4A_7C15,
+            ticks: 0,
             looks: 0,
         };
         this.restart(Reset::PowerOn);
@@ -155,14 +159,16 @@ impl Peripherals {
     /// Reads a register.
     pub fn load(&mut self, at: u32, cycles: &mut u64) -> Option<u32> {
         let plain = self.plain(at)?;
-        self.pass_idle_time(at, cycles);
+        if !(SYSTIMER..SYSTIMER_END).contains(&at) {
+            self.looks = 0;
+        }
         Some(match at {
             UART0..UART0_END => self.uart.load(at - UART0, plain, cycles),
             SPI1_CMD | EFUSE_CMD => 0,
             RTC_TIME_LOW0 => (*cycles / CYCLES_PER_SLOW_TICK) as u32,
             RTC_TIME_HIGH0 => ((*cycles / CYCLES_PER_SLOW_TICK) >> 32) as u32,
             I2C_ANA_CONF0 => plain | PLL_CALIBRATED,
-            SYSTIMER..SYSTIMER_END => system_timer(at - SYSTIMER, plain, *cycles),
+            SYSTIMER..SYSTIMER_END => system_timer(at - SYSTIMER, plain, self.ticks),
             RANDOM => self.random(),
             SHA..SHA_END => self.sha.load(at - SHA),
             // Room for a byte to the USB serial port, whose bytes nobody reads.
@@ -182,8 +188,8 @@ impl Peripherals {
         cycles: &mut u64,
     ) -> Option<()> {
         *self.words.get_mut(index(at))? = value;
-        self.pass_idle_time(at, cycles);
         match at {
+            SYSTIMER_UNIT0 | SYSTIMER_UNIT1 => self.look_at_timer(cycles),
             UART0..UART0_END => self.uart.store(at - UART0, value, cycles),
             SPI1_CMD => {
                 let registers = &mut self.words[index(SPI1)..index(SPI1) + spi::WORDS];
@@ -197,15 +203,13 @@ impl Peripherals {
         Some(())
     }
 
-    fn pass_idle_time(&mut self, at: u32, cycles: &mut u64) {
-        match at {
-            SYSTIMER_VALUE_LOW => self.looks += 1,
-            SYSTIMER..SYSTIMER_END => return,
-            _ => self.looks = 0,
-        }
+    /// The value is kept until it is asked for again.
+    fn look_at_timer(&mut self, cycles: &mut u64) {
+        self.looks += 1;
         if self.looks > IDLE_LOOKS {
             *cycles += IDLE_CYCLES;
         }
+        self.ticks = *cycles / CYCLES_PER_TICK;
     }
 
     fn timer_group(&self, at: u32, plain: u32, cycles: u64) -> u32 {
@@ -242,8 +246,7 @@ const fn index(at: u32) -> usize {
     (at.wrapping_sub(BASE) / 4) as usize
 }
 
-fn system_timer(offset: u32, plain: u32, cycles: u64) -> u32 {
-    let ticks = cycles / CYCLES_PER_TICK;
+fn system_timer(offset: u32, plain: u32, ticks: u64) -> u32 {
     match offset {
         0x04 | 0x08 => plain | TIMER_VALUE_VALID,
         0x40 | 0x48 => (ticks >> 32) as u32 & 0xF_FFFF,

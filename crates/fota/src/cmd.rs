@@ -19,6 +19,7 @@ pub mod release;
 pub mod rollback;
 pub mod rollout;
 pub mod root;
+pub mod serial;
 pub mod serve;
 pub mod token;
 pub mod update;
