@@ -106,11 +106,6 @@ impl Bus {
         Some(())
     }
 
-    /// Bytes of memory as the processor would read them, for whoever looks at a stopped machine.
-    pub fn peek(&self, at: u32, bytes: usize) -> Option<&[u8]> {
-        self.memory(at)?.get(..bytes)
-    }
-
     /// RAM as it is when power comes back: other than it was.
     pub fn lose_power(&mut self) {
         for memory in [&mut self.sram0, &mut self.sram1, &mut self.rtc_fast] {

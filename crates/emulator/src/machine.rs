@@ -73,10 +73,8 @@ impl Machine {
 
     /// Takes the power away and gives it again: RAM is lost, flash is kept.
     pub fn power_cycle(&mut self) {
-        let cycles = self.bus.cycles;
         self.bus.lose_power();
         self.restart(Reset::PowerOn);
-        self.bus.cycles = cycles;
     }
 
     /// What the chip sent since this was last asked.
@@ -123,11 +121,6 @@ impl Machine {
     /// The last exception and where it happened.
     pub fn last_trap(&self) -> Option<(u32, Trap)> {
         self.cpu.last_trap
-    }
-
-    /// Bytes of memory as the processor would read them.
-    pub fn memory(&self, at: u32, bytes: usize) -> Option<&[u8]> {
-        self.bus.peek(at, bytes)
     }
 
     /// The lowest stack pointer that code in flash has had: only apps run from there.

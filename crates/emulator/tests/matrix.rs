@@ -180,6 +180,10 @@ fn the_real_bootloader_does_what_was_recorded_and_what_the_model_does_in_49_stat
         assert_eq!(bench.boot(line), Slot::Ota(slot), "{line}");
         let after = [after0, after1].map(parse_entry);
         assert_eq!([bench.entry(0), bench.entry(1)], after, "{line}");
+        // What it did once it does for good: the next start changes nothing.
+        bench.machine.power_cycle();
+        assert_eq!(bench.boot(line), Slot::Ota(slot), "{line}: started again");
+        assert_eq!([bench.entry(0), bench.entry(1)], after, "{line}: again");
         states += 1;
     }
     assert_eq!(states, 49);

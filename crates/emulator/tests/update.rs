@@ -6,6 +6,8 @@
 //! `FOTA_FIRMWARE`, a folder with `a.bin`, `b.bin` and `c.bin`, versions 1.0.0 to 1.0.2, the last of
 //! which crashes. Without them the test says that it was skipped.
 
+#![allow(clippy::disallowed_methods)] // patience is measured in real time
+
 use std::{
     env, fs,
     io::{self, Read, Write},

@@ -14,6 +14,8 @@ mod offline;
 #[cfg(unix)]
 mod operators;
 mod secure_boot;
+#[cfg(unix)]
+mod serial;
 mod serve;
 mod softhsm;
 mod tls;
