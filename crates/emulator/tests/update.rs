@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fota_emulator::{Board, Files, Machine};
+use fota_emulator::{Board, Elf, Files, Machine};
 use fota_image::partition::TableBuilder;
 
 const DEVICE: &str = "c3-024f54410001";
@@ -32,6 +32,9 @@ const FIRST_SLOT: u32 = 0x1_0000;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Instructions between two looks at the line: about a millisecond.
 const SLICE: u64 = 50_000;
+/// The power goes once, in the middle of the first download: after so many program operations of
+/// some 7,800.
+const POWER_CUT_AT: u64 = 4_000;
 
 /// The chip in a thread of its own, with its serial line at a TCP port.
 struct Device {
@@ -53,8 +56,13 @@ impl Device {
             let (mut wire, _) = listener.accept().unwrap();
             wire.set_nonblocking(true).unwrap();
             wire.set_nodelay(true).unwrap();
+            let mut was_cut = false;
             while !stopped.load(Ordering::Relaxed) {
                 machine.run(SLICE);
+                if !was_cut && machine.flash().wear.programs >= POWER_CUT_AT {
+                    machine.power_cycle();
+                    was_cut = true;
+                }
                 let sent = machine.take_sent();
                 all.lock().unwrap().extend_from_slice(&sent);
                 if !exchange(&mut wire, &mut machine, &sent) {
@@ -71,8 +79,14 @@ impl Device {
         }
     }
 
+    /// Its text, and dots for what its frames hold besides.
     fn printed(&self) -> String {
-        String::from_utf8_lossy(&self.printed.lock().unwrap()).into_owned()
+        let bytes = self.printed.lock().unwrap();
+        let readable = |byte: &u8| match byte {
+            b'\n' | b' '..=b'~' => char::from(*byte),
+            _ => '.',
+        };
+        bytes.iter().map(readable).collect()
     }
 
     fn wait_for(&self, text: &str) {
@@ -255,13 +269,16 @@ fn a_wired_device_updates_confirms_and_comes_back_from_a_crash() {
             DEVICE,
             "--yes",
             "--timeout",
-            "4m",
+            "90s",
         ],
     );
     println!(
         "{:.1?}: 1.0.1 is installed and confirmed\n{told}",
         start.elapsed()
     );
+    let starts = format!("fota: {DEVICE} starts 1.0.0, reset PowerOn");
+    assert_eq!(device.printed().matches(&starts).count(), 2, "no power cut");
+    assert!(resumed(&device.printed()) > 50_000, "{}", device.printed());
     device.wait_for("fota: proven, starting the new image");
     device.wait_for(&format!("fota: {DEVICE} starts 1.0.1, reset Software"));
     device.wait_for("fota: confirmed: Ok(())");
@@ -276,7 +293,7 @@ fn a_wired_device_updates_confirms_and_comes_back_from_a_crash() {
             DEVICE,
             "--yes",
             "--timeout",
-            "4m",
+            "90s",
         ],
     );
     println!("{:.1?}: 1.0.2 has crashed\n{told}", start.elapsed());
@@ -295,6 +312,14 @@ fn a_wired_device_updates_confirms_and_comes_back_from_a_crash() {
     let serial = fs::read_to_string(serial).unwrap();
     assert!(serial.contains("2nd stage bootloader"), "{serial}");
     figures(&machine, &firmware, start.elapsed());
+}
+
+/// The furthest place that a download began at.
+fn resumed(printed: &str) -> u32 {
+    // Frames stand before the text, on the same line.
+    let told = printed.split("fota: bytes ").skip(1);
+    let places = told.filter_map(|text| text.split(' ').next()?.parse().ok());
+    places.max().unwrap_or_default()
 }
 
 /// What it took, for people and for `cargo xtask emulator`.
@@ -318,17 +343,22 @@ fn figures(machine: &Machine, firmware: &Path, took: Duration) {
         wear.bits_not_set, 0,
         "bytes were programmed that were not erased"
     );
-    let elf = fs::read(firmware.join("a.elf")).unwrap_or_default();
-    if let (Ok(elf), Some(low)) = (fota_emulator::Elf::parse(&elf), machine.lowest_stack()) {
-        let symbols = elf.symbols().unwrap();
-        let at = |name: &str| symbols.iter().find(|symbol| symbol.0 == name).map(|s| s.1);
-        let (top, data, bss) = (at("_stack_start"), at("_data_start"), at("_bss_end"));
-        if let (Some(top), Some(data), Some(bss)) = (top, data, bss) {
-            println!(
-                "stack: {} bytes at most; static: {} bytes",
-                top - low,
-                bss - data
-            );
-        }
-    }
+    let elf = fs::read(firmware.join("a.elf")).unwrap();
+    let elf = Elf::parse(&elf).unwrap();
+    let symbols = elf.symbols().unwrap();
+    let at = |name: &str| symbols.iter().find(|symbol| symbol.0 == name).unwrap().1;
+    let sections = elf.sections().unwrap();
+    let bytes = |first_byte: u32| {
+        let there = sections.iter().filter(|s| s.address >> 24 == first_byte);
+        there.map(|section| section.bytes.len()).sum::<usize>()
+    };
+    println!(
+        "firmware: {} bytes of code in flash, {} of constants, {} of code in RAM; {} of static RAM, \
+         {} of stack at most, the buffers of the line among it",
+        bytes(0x42),
+        bytes(0x3C),
+        bytes(0x40),
+        at("_bss_end") - at("_data_start"),
+        at("_stack_start") - machine.lowest_stack().unwrap(),
+    );
 }
