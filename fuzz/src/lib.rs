@@ -10,6 +10,7 @@ mod partition;
 mod range;
 mod secure_boot;
 mod seed_chunk;
+mod serial;
 mod signed;
 
 pub use check_in::check_in;
@@ -20,6 +21,7 @@ pub use partition::partition_table;
 pub use range::range_header;
 pub use secure_boot::secure_boot;
 pub use seed_chunk::seed_chunk;
+pub use serial::serial;
 pub use signed::{bundle, sealed_check_in, signed_envelope, signed_release, signed_root_object};
 
 /// Every target with some inputs that reach deep.
@@ -31,6 +33,7 @@ pub const TARGETS: &[(&str, fn(&[u8]), fn() -> Vec<Vec<u8>>)] = &[
     ("range_header", range_header, range::seeds),
     ("secure_boot", secure_boot, secure_boot::seeds),
     ("seed_chunk", seed_chunk, seed_chunk::seeds),
+    ("serial", serial, serial::seeds),
     ("check_in", check_in, check_in::seeds),
     ("signed_envelope", signed_envelope, signed::object_seeds),
     ("signed_root", signed_root_object, signed::root_seeds),

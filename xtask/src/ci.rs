@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::{
-    bench_delta, browser, corpus, deny, fuzz, mqtt, no_std, postgres,
+    bench_delta, browser, corpus, deny, emulator, fuzz, mqtt, no_std, postgres,
     process::{cargo, command, in_ci, output, run},
     readme, rv32_delta, rv32_device, signed, tidy, tools,
 };
@@ -37,6 +37,7 @@ const STEPS: &[Step] = &[
     step("cose-differential", signed::cose_differential),
     step("softhsm", signed::softhsm),
     step("fuzz", fuzz::smoke),
+    step("emulator", emulator::run_all),
     step("demo", demo),
     step("bench", bench),
     step("mqtt", mqtt::run),

@@ -10,6 +10,7 @@ mod corpus;
 mod delta_c;
 mod deny;
 mod dev;
+mod emulator;
 mod fuzz;
 mod hotfix;
 mod mqtt;
@@ -37,6 +38,8 @@ cargo xtask CHORE
   fuzz [TARGET] [--runs N] [--seconds N]     libFuzzer on the stable compiler
   no-std              build proto, image, delta and device for a microcontroller, without an allocator
   rv32-device         one update by the device crate on an RV32 in QEMU, likewise
+  emulator            Espressif's real ROM and bootloader, and a firmware that updates itself, in an
+                      emulator of the ESP32-C3
   rv32-delta          decode a real patch on an RV32 in QEMU: memory, instructions
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   mqtt                what is published over MQTT, against Mosquitto
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Some("dev") => dev::main(),
         Some("corpus") => corpus::fetch().map(drop),
         Some("bench-delta") => bench_delta::run_all(),
+        Some("emulator") => emulator::run_all(),
         Some("fuzz") => fuzz::main(rest),
         Some("no-std") => no_std::build(),
         Some("rv32-delta") => rv32_delta::run_all(),

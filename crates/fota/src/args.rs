@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use fota_proto::Sha256;
 
-use crate::{bench, demo, sim, text::parse_duration, tls::TlsArgs};
+use crate::{bench, cmd::serial::SerialArgs, demo, sim, text::parse_duration, tls::TlsArgs};
 
 mod keys;
 
@@ -115,6 +115,8 @@ pub enum Command {
     Demo(demo::Args),
     /// Simulated ESP32s against a server
     Sim(sim::Args),
+    /// Stand between a device on a serial line and a server
+    Serial(SerialArgs),
     /// The interactive manager
     Menu(MenuArgs),
     /// Upload firmware (= release upload)

@@ -22,6 +22,7 @@ pub mod rollback;
 pub mod rollout;
 pub mod rollout_plan;
 pub mod root;
+pub mod serial;
 pub mod serve;
 pub mod token;
 pub mod toolchain;

@@ -144,6 +144,7 @@ async fn client_command(context: &Context, command: Command) -> Result {
         Command::Group(command) => cmd::group::run(context, command).await,
         Command::Rollout(command) => cmd::rollout::run(context, command).await,
         Command::Event(command) => cmd::event::run(context, command).await,
+        Command::Serial(args) => cmd::serial::run(context, args).await,
         Command::Doctor => cmd::doctor::run(context).await,
         Command::Config(command) => cmd::config::run(context, &command),
         Command::Login(args) => cmd::login::login(context, &args).await,

@@ -25,6 +25,7 @@ pub mod manager;
 pub mod notify;
 #[cfg(feature = "manager")]
 pub mod operators;
+pub mod serial;
 pub mod signed;
 
 pub use attempt::{AttemptState, RollbackCause, SkipReason};

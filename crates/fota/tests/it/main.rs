@@ -16,6 +16,8 @@ mod offline;
 mod operators;
 mod rollouts;
 mod secure_boot;
+#[cfg(unix)]
+mod serial;
 mod serve;
 mod softhsm;
 mod tls;
