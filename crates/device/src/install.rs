@@ -14,7 +14,7 @@ use fota_image::{
 };
 use fota_proto::{
     FailureCode,
-    checkin::{End, Install},
+    checkin::{End, Install, Waits},
     limits::HEAD_BYTES,
     log::{self, Inclusion},
     signed::{Release, SignedError},
@@ -27,6 +27,7 @@ use crate::{
     job::{Job, Stage, digest},
     mark::{Mark, TRIAL_POWER_LOSS_MAX, Verdict},
     patch::PatchEnd,
+    readiness::Asks,
     slot::Slot,
     trial::TRIAL_DEADLINE_S_DEFAULT,
     trust::Known,
@@ -91,6 +92,9 @@ pub enum ProveError {
     /// There is no complete download.
     #[error("there is no complete download to prove")]
     NotComplete,
+    /// It is not the time: the image waits, see [`Updater::waits`].
+    #[error("the image is not to be installed now: check in, and ask for what is next")]
+    NotNow,
     /// The digest is wrong after a resume; the download starts again, once.
     #[error("the resumed bytes were not the image's: downloading again from the start")]
     StartedOver,
@@ -201,6 +205,9 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             return Err(ProveError::NotComplete);
         }
         let (order, resumed) = (job.order, job.resumed);
+        if self.waits() != Waits::Nothing {
+            return Err(ProveError::NotNow);
+        }
         match self.proof(slot) {
             Ok(()) => Ok(Verified { updater: self }),
             Err(Unproven::Digest) if resumed => {
@@ -237,7 +244,13 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         }
         if self.job.as_ref().is_some_and(|job| job.is_for(id, install)) {
             self.note_offer(install.patch);
-            return self.go_on(install.resume_from).map(Some);
+            if let Some(job) = &mut self.job {
+                job.asks = Asks::of(install);
+            }
+            let next = self.go_on(install.resume_from)?;
+            let waits = self.waits() != Waits::Nothing;
+            // A complete image that waits comes back when the server says.
+            return Ok((!waits).then_some(next));
         }
         self.drop_job()?;
         let mut job = Job::new(id, install);

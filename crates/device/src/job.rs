@@ -31,6 +31,7 @@ use crate::{
     flash::{BLANK, BLOCK_BYTES, Fault, Guarded, PAGE_BYTES, SECTOR_BYTES, WORD_BYTES, is_blank},
     mark::TRIAL_POWER_LOSS_MAX,
     patch::{PatchEnd, Patching},
+    readiness::Asks,
     slot::Slot,
     updater::Download,
 };
@@ -65,6 +66,7 @@ pub(crate) struct Job {
     pub(crate) head: [u8; HEAD_BYTES],
     pub(crate) elf: Sha256,
     pub(crate) deadline_s: u32,
+    pub(crate) asks: Asks,
     pub(crate) stage: Stage,
     /// The signed release that the order names, and what it says of itself once it is read.
     pub(crate) release: Option<Sha256>,
@@ -105,6 +107,7 @@ impl Job {
             head: install.head,
             elf: install.elf,
             deadline_s: install.trial_deadline_s,
+            asks: Asks::of(install),
             stage: Stage::Downloading,
             release: install.release,
             sequence: 0,

@@ -25,6 +25,7 @@
 //! | `job` | what is erased and written in the slot; resume without a journal |
 //! | `trial` | what a start means; confirm, reject, deadline, rollback |
 //! | `choice` | changes to otadata that a power cut cannot turn against the device |
+//! | `readiness` | whether now is a good time to install |
 //! | `mark` | what is noted in the free bytes of an otadata entry |
 //! | `flash` | the one gate that every write passes |
 //!
@@ -168,6 +169,7 @@ mod job;
 mod keep;
 mod mark;
 mod patch;
+mod readiness;
 mod report;
 mod slot;
 mod trial;
@@ -181,6 +183,7 @@ pub use fota_proto::limits::CHECK_IN_BYTES_MAX;
 pub use install::{ActivateError, ProveError, ReceiveError, ReleaseError, Verified};
 pub use mark::{TRIAL_DEADLINE_S_MAX, TRIAL_POWER_LOSS_MAX};
 pub use patch::PatchEnd;
+pub use readiness::{Consent, Readiness, Told};
 pub use slot::FACTORY;
 pub use trial::{TRIAL_DEADLINE_S_DEFAULT, TrialError};
 pub use trust::{Trust, TrustError, Workspace};

@@ -23,6 +23,7 @@ use crate::{
     flash::{Fault, Guarded, SECTOR_BYTES},
     job::{Job, Stage},
     mark::{Mark, VERDICT_WORD_OFFSET, Verdict},
+    readiness::{Readiness, Told},
     report::Report,
     slot::{Content, Slot},
     trial::{Trial, TrialError},
@@ -232,6 +233,7 @@ pub struct Updater<'w, F> {
     pub(crate) trust: Option<Keeper<'w>>,
     /// Uptime at the last check-in.
     asked_at_s: u32,
+    pub(crate) readiness: Readiness,
 }
 
 fn wait(seconds: u32) -> Next {
@@ -296,6 +298,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             challenge: None,
             trust,
             asked_at_s: 0,
+            readiness: Readiness::default(),
         };
         if updater.begin_trial()? {
             return Ok(Started::Reset(ResetNow::new()));
@@ -319,6 +322,17 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         &mut self,
         nonce: u64,
         uptime_s: u32,
+        buffer: &'b mut [u8; CHECK_IN_BYTES_MAX],
+    ) -> &'b [u8] {
+        self.check_in_with(nonce, uptime_s, &Told::default(), buffer)
+    }
+
+    /// As [`Updater::check_in`], with what the device tells of itself.
+    pub fn check_in_with<'b>(
+        &mut self,
+        nonce: u64,
+        uptime_s: u32,
+        told: &Told<'_>,
         buffer: &'b mut [u8; CHECK_IN_BYTES_MAX],
     ) -> &'b [u8] {
         self.nonce = Some(nonce);
@@ -353,9 +367,9 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             challenge: self.challenge,
             log: self.trust.as_ref().and_then(|trust| trust.facts.log),
             patches: self.patch_profile(),
-            attributes: None,
-            metrics: None,
-            waits: None,
+            attributes: told.attributes(),
+            metrics: told.metrics(),
+            waits: Some(self.waits()),
         };
         checkin::encode(&message, buffer).expect("the longest check-in fits; fota-proto tests it")
     }
@@ -471,7 +485,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
                 None => Next::CheckIn,
             },
             Stage::Downloading => Next::Download(job.download()),
-            Stage::Complete => Next::Prove,
+            Stage::Complete => self.next_when_complete(),
             Stage::Activated => Next::Reset(ResetNow::new()),
         }
     }

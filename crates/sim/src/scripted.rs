@@ -10,7 +10,8 @@ use fota_image::app;
 use fota_proto::{
     Sha256,
     checkin::{
-        self, Action, Answer, CheckIn, Held, Install, LogHead, Order, Patch, Rollback, Running,
+        self, Action, Answer, CheckIn, Conditions, Held, Install, LogHead, Order, Patch, Rollback,
+        Running,
     },
     limits::{CHECK_IN_BYTES_MAX, HEAD_BYTES},
 };
@@ -148,6 +149,10 @@ pub struct ScriptedServer {
     pub maker: Option<Maker>,
     /// The head of its release log, where it keeps one.
     pub log: Option<LogHead>,
+    /// Whether an image is to be downloaded and not installed yet.
+    pub hold: bool,
+    /// What must hold on the device before it installs.
+    pub conditions: Option<Conditions>,
 }
 
 impl ScriptedServer {
@@ -159,6 +164,8 @@ impl ScriptedServer {
             trial_deadline_s: 300,
             maker: None,
             log: None,
+            hold: false,
+            conditions: None,
         }
     }
 
@@ -239,8 +246,8 @@ impl ScriptedServer {
                 .patches
                 .and(artifact.patch.as_ref())
                 .map(|offer| offer.patch),
-            hold: None,
-            conditions: None,
+            hold: self.hold.then_some(true),
+            conditions: self.conditions,
             artifact: artifact
                 .signed
                 .as_ref()
