@@ -165,3 +165,33 @@ fn copy(from: &[u8], to: &mut [u8]) {
     let bytes = from.len().min(to.len());
     to[..bytes].copy_from_slice(&from[..bytes]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programming_only_clears_bits_and_needs_the_latch() {
+        let mut flash = Flash::new();
+        assert_eq!(flash.command(0x02, 0x1000, &[0], &mut []), 0);
+        assert_eq!(flash.bytes[0x1000], 0xFF, "without write enable");
+        for byte in [0xF0, 0x3C] {
+            flash.command(0x06, 0, &[], &mut []);
+            flash.command(0x02, 0x1000, &[byte], &mut []);
+        }
+        assert_eq!(flash.bytes[0x1000], 0x30);
+        assert_eq!(flash.wear.bits_not_set, 1, "0x3C over 0xF0 sets two bits");
+        flash.command(0x06, 0, &[], &mut []);
+        let took = flash.command(0x20, 0x1234, &[], &mut []);
+        assert_eq!((flash.bytes[0x1000], took), (0xFF, SECTOR_ERASE_US));
+    }
+
+    #[test]
+    fn a_page_ends_where_it_ends() {
+        let mut flash = Flash::new();
+        flash.command(0x06, 0, &[], &mut []);
+        flash.command(0x02, 0x10FF, &[1, 2], &mut []);
+        assert_eq!((flash.bytes[0x10FF], flash.bytes[0x1100]), (1, 0xFF));
+        assert_eq!(flash.bytes[0x1000], 2, "it wraps within its page");
+    }
+}

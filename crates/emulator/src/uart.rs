@@ -127,3 +127,48 @@ impl Uart {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 115,200 baud from the 80 MHz bus: 694 and 7/16 (the ROM's setting).
+    const BYTE_CYCLES: u64 = 160_000_000 / 11_520;
+
+    fn uart() -> Uart {
+        let mut uart = Uart::default();
+        uart.restart();
+        uart
+    }
+
+    #[test]
+    fn bytes_come_at_the_baud_rate() {
+        let mut uart = uart();
+        let mut now = 0;
+        uart.receive(&[b'x'; 10], now);
+        now += 5 * BYTE_CYCLES + BYTE_CYCLES / 2;
+        assert_eq!(uart.load(STATUS, 0, &mut now) & 0x3FF, 5);
+        assert_eq!(uart.load(FIFO, 0, &mut now), u32::from(b'x'));
+        assert_eq!(uart.load(STATUS, 0, &mut now) & 0x3FF, 4);
+    }
+
+    #[test]
+    fn who_does_not_read_loses_what_the_fifo_cannot_hold() {
+        let mut uart = uart();
+        let mut now = 0;
+        uart.receive(&[b'x'; 200], now);
+        now += 300 * BYTE_CYCLES;
+        assert_eq!(uart.load(STATUS, 0, &mut now) & 0x3FF, 128);
+        assert_eq!(uart.lost, 72);
+        assert_ne!(uart.load(INT_RAW, 0, &mut now) & OVERFLOWED, 0);
+    }
+
+    #[test]
+    fn who_waits_for_a_byte_has_it_at_once() {
+        let mut uart = uart();
+        let mut now = 0;
+        uart.receive(b"x", now);
+        assert_eq!(uart.load(STATUS, 0, &mut now) & 0x3FF, 1);
+        assert!(now.abs_diff(BYTE_CYCLES) < 100, "{now}");
+    }
+}
