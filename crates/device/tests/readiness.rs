@@ -72,7 +72,7 @@ fn conditions_are_judged_by_the_device_itself() {
             is_busy: true,
             consent: Consent::Unasked,
         };
-        let mut told = |updater: &mut Updater<&mut SimFlash>, ready: Readiness| {
+        let told = |updater: &mut Updater<&mut SimFlash>, ready: Readiness| {
             updater.set_readiness(ready);
             let (next, said) = exchange(updater, server, |request| request.waits);
             let waits = matches!(next, Next::Wait { .. });
