@@ -19,7 +19,7 @@ use fota_server::{
 };
 use fota_sim::{
     firmware::Spec,
-    virtual_fleet::{Happened, Image, PROJECT, VirtualFleet, World},
+    virtual_fleet::{Happened, Image, PROJECT, VirtualDevice, VirtualFleet, World},
 };
 use sha2::{Digest, Sha256};
 
@@ -51,6 +51,8 @@ pub struct Args {
 const PLAN: &str = include_str!("world.toml");
 const OLD: &str = "1.0.0";
 const NEW: &str = "2.0.0";
+/// What goes out where the new release is bad and was stopped.
+const FIXED: &str = "2.0.1";
 const IMAGE_BYTES: usize = 400_000;
 /// Seconds between check-ins.
 const POLL_S: u32 = 1_800;
@@ -74,8 +76,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut life = Life::begin(&args, &request).await?;
     life.until(START_MS + 2 * HOUR_MS).await?;
     life.start(&request).await?;
-    life.play(START_MS + i64::from(args.days) * DAY_MS).await?;
-    life.judge(args.bad)
+    let end = START_MS + i64::from(args.days) * DAY_MS;
+    life.play(end).await?;
+    let mut last = NEW;
+    if args.bad >= BAD_ENOUGH {
+        life.judge_stop(args.bad);
+        life.mend(&mut request).await?;
+        life.play(end).await?;
+        last = FIXED;
+    }
+    life.judge(last)
 }
 
 /// The server, the devices, and what was seen.
@@ -243,16 +253,19 @@ impl Life {
                 self.say(&format!("wave {number} reaches {reaches}"));
                 wave = number;
             }
-            let is_over = rollout.state != RolloutState::Active;
-            if is_over && settled_at.is_none() {
+            if rollout.state == RolloutState::Active {
+                continue;
+            }
+            if settled_at.is_none() {
                 let reason = rollout.reason.as_deref().map(text::plain);
                 let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
                 self.say(&format!("{:?}{reason}", rollout.state).to_lowercase());
                 settled_at = Some(self.now);
             }
-            // Devices that were away come back for their order.
+            // Devices that are away come back for their order; some never do.
+            let waits = rollout.rollback.is_some_and(|back| back.standing > 0);
             let is_late = settled_at.is_some_and(|at| self.now >= at + 4 * DAY_MS);
-            if is_late && self.fleet.busy() == 0 {
+            if is_late || (!waits && self.fleet.busy() == 0) {
                 break;
             }
         }
@@ -273,8 +286,48 @@ impl Life {
         output::to_stdout(&format!("day {day:>2} {hour:02}:{minute:02}  {line}\n"));
     }
 
-    fn judge(mut self, bad: u32) -> anyhow::Result<()> {
-        let rollout = self.rollout.take().context("no rollout was started")?;
+    /// How many devices that come run this version.
+    fn on(&self, version: &str) -> usize {
+        let devices = self.fleet.devices.iter();
+        let runs = |device: &&VirtualDevice| device.running.version == version && !device.is_gone;
+        devices.filter(runs).count()
+    }
+
+    /// A bad release: the rollout has stopped by itself, and nobody runs it any more.
+    fn judge_stop(&mut self, bad: u32) {
+        let (on, total) = (self.on(NEW), self.fleet.devices.len());
+        let Some(rollout) = &self.rollout else { return };
+        if rollout.state != RolloutState::Paused {
+            let state = rollout.state;
+            let wrong = format!("{bad} of 1,000 devices crash, and the rollout is {state:?}");
+            self.seen.wrong.push(wrong);
+        }
+        if rollout.rollback_on_failure && on > 0 {
+            self.seen
+                .wrong
+                .push(format!("{on} devices still run {NEW}"));
+        }
+        let proven = rollout.rollback.map_or(0, |back| back.proven);
+        let (began, crashed) = (self.seen.began, self.seen.crashed);
+        self.say(&format!(
+            "{began} of {total} devices began, {crashed} crashed, {proven} were sent back and seen \
+             on {OLD}"
+        ));
+    }
+
+    /// The release is withdrawn, and a fixed one takes its way.
+    async fn mend(&mut self, request: &mut RolloutRequest) -> anyhow::Result<()> {
+        let bad = self.rollout.take().map_or(0, |rollout| rollout.release);
+        let path = format!("/api/v1/releases/{bad}/yank");
+        let reason = br#"{"reason":"it crashes"}"#.to_vec();
+        let _: Release = call(&self.server, "POST", &path, JSON, reason).await?;
+        upload(&self.server, FIXED).await?;
+        self.say(&format!("{NEW} is withdrawn, {FIXED} is uploaded"));
+        FIXED.clone_into(&mut request.release);
+        self.start(request).await
+    }
+
+    fn judge(mut self, last: &str) -> anyhow::Result<()> {
         if let Some(parallel) = self.plan.limits.parallel
             && self.seen.busiest > parallel as usize
         {
@@ -283,47 +336,27 @@ impl Life {
                 format!("{busiest} devices were under way at once; the plan allows {parallel}");
             self.seen.wrong.push(wrong);
         }
-        let on = |version: &str| {
-            let runs = self.fleet.devices.iter();
-            runs.filter(|device| device.running.version == version && !device.is_gone)
-                .count()
-        };
-        let (new, old) = (on(NEW), on(OLD));
-        let gone = self
-            .fleet
-            .devices
-            .iter()
-            .filter(|device| device.is_gone)
-            .count();
-        let is_stopped = rollout.state == RolloutState::Paused;
+        let gone = self.fleet.devices.iter().filter(|device| device.is_gone);
+        let (gone, on) = (gone.count(), self.on(last));
+        let left = self.fleet.devices.len() - gone - on;
         let seen = &mut self.seen;
-        if bad >= BAD_ENOUGH && !is_stopped {
-            let wrong = format!(
-                "{bad} of 1,000 devices crash, and the rollout is {:?}",
-                rollout.state
-            );
+        // Whose image crashed is not offered it again.
+        if left as u64 > seen.crashed {
+            let crashed = seen.crashed;
+            let wrong = format!("{left} devices that come do not run {last}; {crashed} crashed");
             seen.wrong.push(wrong);
         }
-        if bad >= BAD_ENOUGH && rollout.rollback_on_failure && new > 0 {
-            seen.wrong.push(format!("{new} devices still run {NEW}"));
-        }
-        if bad == 0 && old as u64 > seen.crashed {
-            let wrong = format!(
-                "{old} devices that come still run {OLD}; {} crashed",
-                seen.crashed
-            );
-            seen.wrong.push(wrong);
-        }
+        let many = |number: u64| text::Grouped(number).to_string();
         output::to_stdout(&text::facts(&[
-            ("check-ins", text::Grouped(seen.check_ins).to_string()),
-            ("began", text::Grouped(seen.began).to_string()),
-            ("confirmed", text::Grouped(seen.confirmed).to_string()),
-            ("crashed", text::Grouped(seen.crashed).to_string()),
-            ("ordered back", text::Grouped(seen.went_back).to_string()),
+            ("check-ins", many(seen.check_ins)),
+            ("began", many(seen.began)),
+            ("confirmed", many(seen.confirmed)),
+            ("crashed", many(seen.crashed)),
+            ("went back", many(seen.went_back)),
             ("busiest", format!("{} at once", seen.busiest)),
-            ("never came", text::Grouped(gone as u64).to_string()),
-            ("at the end", format!("{new} run {NEW}, {old} run {OLD}")),
-            ("world", hex_of(seen.world.clone())),
+            ("never came", many(gone as u64)),
+            ("at the end", format!("{on} run {last}, {left} do not")),
+            ("world", digest(seen.world.clone())),
         ]));
         if seen.wrong.is_empty() {
             output::to_stdout("all of it went as the plan says\n");
@@ -341,7 +374,7 @@ impl Life {
 const BAD_ENOUGH: u32 = 200;
 
 /// The first bytes tell two worlds apart.
-fn hex_of(world: Sha256) -> String {
+fn digest(world: Sha256) -> String {
     let digest = world.finalize();
     digest[..8]
         .iter()

@@ -3,7 +3,7 @@
 use fota_sim::firmware::Behaviour;
 use serde_json::Value;
 
-use crate::harness::{Devices, Refuser, Server};
+use crate::harness::{Devices, Place, Refuser, Server};
 
 fn show(server: &Server, rollout: &str) -> Value {
     server
@@ -103,4 +103,56 @@ fn kill_9_in_every_phase_of_a_rollout_leaves_the_same_counts() {
     through(&mut server, "second wave");
     server.fota(&["rollout", "abort", "r-1", "--yes"]).exits(0);
     through(&mut server, "aborted");
+}
+
+/// Two worlds of one seed, as told by the program.
+fn world(place: &Place, arguments: &[&str]) -> String {
+    let mut all = vec!["sim", "fleet", "--plan", "plan.toml"];
+    all.extend(arguments);
+    place.run(&all).exits(0).out
+}
+
+const IN_THREE_WAVES: &str = "release = \"2.0.0\"\nto = [\"all\"]\nrollback_on_failure = true\n\
+     [[waves]]\npercent = 5\n[[waves]]\npercent = 25\n[[waves]]\npercent = 100\n\
+     [gates]\nsoak = \"30m\"\nfailure_percent = 10\nfailure_sample = 10\n";
+
+#[test]
+fn a_bad_release_to_1000_devices_is_stopped_sent_back_and_the_fixed_one_goes_through() {
+    let place = Place::new();
+    place.write("plan.toml", IN_THREE_WAVES.as_bytes());
+    let told = world(
+        &place,
+        &["--devices", "1000", "--bad", "500", "--seed", "3"],
+    );
+    let after = |before: &str, line: &str| {
+        let at = told
+            .find(before)
+            .unwrap_or_else(|| panic!("{before}: {told}"));
+        assert!(told[at..].contains(line), "{line} after {before}: {told}");
+    };
+    // Stopped in the first wave, of 5 %.
+    after("wave 1 reaches 5 %", "paused:");
+    let first = &told[..told.find("paused:").expect("it paused")];
+    assert!(!first.contains("wave 2"), "{told}");
+    after("paused:", "were sent back and seen on 1.0.0");
+    after("were sent back", "2.0.0 is withdrawn, 2.0.1 is uploaded");
+    after("2.0.1 is uploaded", "wave 3 reaches");
+    after("wave 3 reaches", "complete");
+    assert!(
+        told.ends_with("all of it went as the plan says\n"),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_same_seed_is_the_same_world_and_another_is_not() {
+    let place = Place::new();
+    place.write("plan.toml", IN_THREE_WAVES.as_bytes());
+    let line = |seed: &str| {
+        let told = world(&place, &["--devices", "60", "--days", "6", "--seed", seed]);
+        let line = told.lines().find(|line| line.starts_with("world"));
+        line.expect("a digest").to_owned()
+    };
+    assert_eq!(line("1"), line("1"));
+    assert_ne!(line("1"), line("2"));
 }

@@ -2,8 +2,8 @@
 //! it ends.
 //!
 //! The rules and the gates are the ones that decide ([`super::rules`], [`super::wave`]); what is
-//! assumed is only what devices do: each comes every poll, downloads at [`BYTES_PER_S`], confirms
-//! itself after [`TRIAL_MS`], and none fails. Devices that wait cost nothing: they sleep until the
+//! assumed is only what devices do: each comes every poll, downloads at `BYTES_PER_S`, confirms
+//! itself after `TRIAL_MS`, and none fails. Devices that wait cost nothing: they sleep until the
 //! moment that a rule names, until the next wave, or until a place is free.
 
 use std::{
