@@ -32,13 +32,13 @@ async fn deltas(server: &Server) -> Vec<Delta> {
     page.items
 }
 
-/// Waits until no patch is open.
+/// Waits until one was asked for, which a rollout does beside its start, and none is open.
 async fn made(server: &Server) -> Vec<Delta> {
     let waiting = async {
         loop {
             let deltas = deltas(server).await;
             let is_open = |delta: &Delta| matches!(&*delta.state, "queued" | "making");
-            if !deltas.iter().any(is_open) {
+            if !deltas.is_empty() && !deltas.iter().any(is_open) {
                 return deltas;
             }
             sleep(Duration::from_millis(20)).await;
