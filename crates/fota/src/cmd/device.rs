@@ -3,7 +3,7 @@
 use fota_client::DeviceFilter;
 use fota_proto::{
     AttemptState,
-    manager::{Device, Event, Presence, RollbackState, RuleVerdict, TagsRequest, Why, WhyRule},
+    manager::{Device, Event, Presence, RollbackState, TagsRequest, Why, WhyRule},
 };
 
 use crate::{
@@ -97,16 +97,11 @@ fn why(context: &Context, why: &Why) {
 }
 
 fn rule_row(of: &str, rule: &WhyRule) -> Vec<String> {
-    let says = match rule.verdict {
-        RuleVerdict::Pass => "pass",
-        RuleVerdict::Hold => "HOLD",
-        RuleVerdict::Skip => "SKIP",
-    };
     let until = rule.until.map(text::time);
     vec![
         of.to_owned(),
         rule.rule.clone(),
-        says.to_owned(),
+        rule.verdict.word().to_owned(),
         text::plain(&rule.sentence),
         until.unwrap_or_default(),
     ]

@@ -247,7 +247,7 @@ impl Life {
             self.until((self.now + HOUR_MS).min(end)).await?;
             let rollout = self.look().await?;
             let number = rollout.wave.as_ref().map_or(1, |wave| wave.number);
-            if number > wave && rollout.state == RolloutState::Active {
+            if number > wave {
                 let reaches = rollout.wave.as_ref().map(|wave| wave.reaches.clone());
                 let reaches = reaches.unwrap_or_else(|| "all".to_owned());
                 self.say(&format!("wave {number} reaches {reaches}"));

@@ -504,6 +504,17 @@ pub enum RuleVerdict {
     Skip,
 }
 
+impl RuleVerdict {
+    /// It as a word, louder where the rule decides.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Hold => "HOLD",
+            Self::Skip => "SKIP",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use fota_proto::{
     AttemptState,
     checkin::SlotState,
     limits::REASON_BYTES_MAX,
-    manager::{Device, DeviceCredential, Event, RollbackRequest, RollbackState},
+    manager::{Device, DeviceCredential, Event, RollbackRequest, RollbackState, Why},
 };
 
 use super::{
@@ -31,7 +31,7 @@ use crate::{
     },
     auth::By,
     domain::model::{self, Plan},
-    service::{rollbacks, rollouts::device_id, view as facts},
+    service::{rollbacks, rollouts::device_id, view as facts, why},
     store::{Of, StoreError, Tx},
 };
 
@@ -60,6 +60,8 @@ struct Screen {
     attempts: Vec<Attempt>,
     events: Vec<Line>,
     credentials: Vec<Credential>,
+    /// What holds it now, and every rule.
+    why: Why,
     /// An order that stands.
     standing: Option<String>,
     /// Why it cannot go back; none where it can.
@@ -115,6 +117,7 @@ pub async fn show(
     state.fleet.flush(&state.store).await?;
     let credentials = credentials::list(State(state.clone()), Segment(id.to_string()));
     let credentials = credentials.await?.0.items;
+    let why = why::why(&state, id.as_str()).await?;
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
     let stored = find(&mut tx, id.as_str()).await?;
@@ -132,6 +135,7 @@ pub async fn show(
     screen(&Screen {
         chrome: Chrome::new(&state, &ask, "/devices", device.id.clone())
             .live(format!("device:{}", device.id)),
+        why,
         row: Row::new(&device, now),
         first_seen: When::new(device.first_seen, now),
         elf: device

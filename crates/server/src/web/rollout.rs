@@ -9,7 +9,10 @@ use axum::{
 use fota_proto::{
     AttemptState,
     limits::{NOTES_BYTES_MAX, REASON_BYTES_MAX},
-    manager::{Attempt, Counts, ReasonBody, RollbackRequest, Rollout, RolloutDetail, RolloutState},
+    manager::{
+        Attempt, Counts, ReasonBody, RollbackCounts, RollbackRequest, Rollout, RolloutDetail,
+        RolloutState, WaveStatus,
+    },
 };
 
 use super::{
@@ -133,12 +136,34 @@ fn plan(rollout: &Rollout) -> Vec<(&'static str, String)> {
             format!("pauses when {max} have failed, and orders those that have it back")
         }
     };
-    vec![
+    let mut facts = vec![
+        ("Plan", rollout.sentence.clone()),
         ("To", rollout.to.join(", ")),
-        ("Waves", "all devices at once, as they check in".to_owned()),
-        ("Failure limit", limit),
-        ("Sent", format!("{} bytes", grouped(rollout.bytes_sent))),
-    ]
+    ];
+    facts.extend(rollout.wave.as_ref().map(|wave| ("Wave", wave_text(wave))));
+    facts.push(("Failure limit", limit));
+    if let Some(back) = rollout.rollback {
+        let RollbackCounts {
+            standing,
+            proven,
+            refused,
+        } = back;
+        let text =
+            format!("{proven} seen on their earlier image, {standing} not yet, {refused} had none");
+        facts.push(("Sent back", text));
+    }
+    facts.push(("Sent", format!("{} bytes", grouped(rollout.bytes_sent))));
+    if let Ok(spared @ 1..) = u64::try_from(rollout.spared_bytes) {
+        facts.push(("Spared by patches", format!("{} bytes", grouped(spared))));
+    }
+    facts
+}
+
+fn wave_text(wave: &WaveStatus) -> String {
+    format!(
+        "{} of {}, {}: {} started, {} healthy; {}",
+        wave.number, wave.of, wave.reaches, wave.started, wave.healthy, wave.waits_for
+    )
 }
 
 fn failures(attempts: &[Attempt]) -> Vec<Group> {
