@@ -6,7 +6,7 @@ const STORY_MS = 180_000;
 const JS_BYTES_MAX = 60 * 1024, PAGE_BYTES_MAX = 150 * 1024;
 export const SCREENS = ['/', '/devices', '/devices/ESP32-005?rollout=2', '/releases', '/releases/1', '/rollouts', '/rollouts/r-2',
   '/rollouts/new?release=1&all=1&failures_max=2', '/activity', '/activity/reasons', '/activity/audit', '/settings', '/connect',
-  '/reference', '/rollouts/r-3/pause'];
+  '/reference', '/rollouts/r-4/pause'];
 
 // While the story runs: what changes is seen without a reload.
 export async function live(tests, address) {
@@ -36,12 +36,12 @@ export async function live(tests, address) {
   tests.check(wrong.length === 0, `no bar leaves 0 to 100 (${Object.keys(seen).length} bars seen)`);
   await until('the end of the story', async () => {
     const devices = (await api(page, '/api/v1/devices')).items;
-    return devices.length === DEVICES && devices.every((device) => device.version === '1.0.7' && device.confirmed !== false);
+    return devices.length === DEVICES && devices.every((device) => device.version === '1.0.8' && device.confirmed !== false);
   }, STORY_MS);
   await page.context().close();
 }
 
-// After it: every device is on 1.0.7, one has gone back from 1.0.6.
+// After it: every device is on 1.0.8, one has gone back from 1.0.6.
 export async function demo(tests, address) {
   const page = await tests.page(address);
   const origin = new URL(address).origin;
@@ -258,9 +258,9 @@ async function globals(tests, page, origin) {
   });
   await tests.criterion('G7', 'lists and questions work without JavaScript', async () => {
     const plain = await tests.page(`${origin}/`, { javaScriptEnabled: false, storageState: await page.context().storageState() });
-    await plain.goto(`${origin}/devices`);
+    await plain.goto(`${origin}/devices?version=1.0.8`);
     holds(await plain.getByTestId('device').count() > 10, 'no devices');
-    await plain.goto(`${origin}/rollouts/r-3`);
+    await plain.goto(`${origin}/rollouts/r-4`);
     await plain.getByTestId('rollback-all').click();
     holds((await plain.getByTestId('question').textContent()).includes('are ordered back'), 'no question');
     await plain.context().close();
