@@ -22,6 +22,8 @@ pub mod plan;
 pub mod presence;
 pub mod rollout;
 pub mod rules;
+#[cfg(test)]
+pub mod sample;
 pub mod sequential;
 pub mod step;
 pub mod trust;

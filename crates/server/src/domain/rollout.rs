@@ -81,29 +81,14 @@ pub fn state(rollout: &Rollout, tally: &Tally) -> RolloutState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::model::Target;
+    use crate::domain::{model::Target, sample};
 
     fn rollout(standing: Standing) -> Rollout {
         Rollout {
-            id: 1,
-            release: 1,
             target: Target::default(),
             standing,
-            held: false,
-            reason: None,
             failures_max: Some(2),
-            rollback_on_failure: false,
-            trial_deadline_s: 300,
-            allow_product_change: false,
-            idempotency_key: None,
-            created_at: 0,
-            plan: std::sync::Arc::default(),
-            wave: 0,
-            wave_since: 0,
-            wave_devices: None,
-            created_by: String::new(),
-            approved_by: None,
-            forgiven: 0,
+            ..sample::rollout(1, 1)
         }
     }
 

@@ -6,7 +6,7 @@ use fota_delta::Options;
 use fota_proto::{
     Sha256,
     checkin::{Patch, PatchProfile, Phase},
-    manager::{Delta, Page},
+    manager::{Delta, Page, Release},
 };
 use reqwest::StatusCode;
 use serde_json::json;
@@ -25,6 +25,15 @@ fn taker(id: &str, image: &Image) -> TestDevice {
         patches: Some(PatchProfile::Default),
         ..TestDevice::running(id, image)
     }
+}
+
+/// Signed 1.0.5 and 1.0.6, and what the server says of the latter.
+async fn two_releases(server: &Server) -> (Image, Image, Release) {
+    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
+    let keys = Keys::on(server).await;
+    keys.release(server, &old, 5).await;
+    let release = keys.release(server, &new, 6).await;
+    (old, new, release)
 }
 
 async fn deltas(server: &Server) -> Vec<Delta> {
@@ -57,10 +66,7 @@ async fn offered(server: &Server, device: &mut TestDevice) -> Option<Patch> {
 #[tokio::test]
 async fn a_patch_is_made_for_what_devices_run_when_a_rollout_starts_and_then_offered() {
     each_database(async |server| {
-        let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-        let keys = Keys::on(&server).await;
-        keys.release(&server, &old, 5).await;
-        let release = keys.release(&server, &new, 6).await;
+        let (old, new, release) = two_releases(&server).await;
         let mut device = taker("d1", &old);
         device.check_in(&server).await;
         server
@@ -94,10 +100,7 @@ async fn a_patch_is_made_for_what_devices_run_when_a_rollout_starts_and_then_off
 #[tokio::test]
 async fn who_cannot_apply_patches_or_prove_what_comes_out_gets_the_artifact() {
     let server = Server::start(Setup::default()).await;
-    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-    let keys = Keys::on(&server).await;
-    keys.release(&server, &old, 5).await;
-    keys.release(&server, &new, 6).await;
+    let (old, _, _) = two_releases(&server).await;
     let mut able = taker("able", &old);
     able.check_in(&server).await;
     server
@@ -116,10 +119,7 @@ async fn who_cannot_apply_patches_or_prove_what_comes_out_gets_the_artifact() {
 #[tokio::test]
 async fn the_first_device_of_a_version_asks_for_its_patch_and_waits_a_bounded_time() {
     let server = Server::start_with(|config| config.delta_encode = never).await;
-    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-    let keys = Keys::on(&server).await;
-    keys.release(&server, &old, 5).await;
-    keys.release(&server, &new, 6).await;
+    let (old, _, _) = two_releases(&server).await;
     server
         .rollout(json!({"release": "1.0.6", "to": ["all"]}))
         .await;
@@ -158,10 +158,7 @@ fn errs(old: Option<&[u8]>, new: &[u8], profile: PatchProfile) -> Result<Vec<u8>
 #[tokio::test]
 async fn a_patch_that_does_not_make_the_image_is_never_offered() {
     let server = Server::start_with(|config| config.delta_encode = errs).await;
-    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-    let keys = Keys::on(&server).await;
-    keys.release(&server, &old, 5).await;
-    let release = keys.release(&server, &new, 6).await;
+    let (old, _, release) = two_releases(&server).await;
     let mut device = taker("d1", &old);
     device.check_in(&server).await;
     server
@@ -193,10 +190,7 @@ async fn a_patch_that_does_not_make_the_image_is_never_offered() {
 #[tokio::test]
 async fn where_a_patch_did_not_work_it_is_not_offered_again_in_that_attempt() {
     let server = Server::start(Setup::default()).await;
-    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-    let keys = Keys::on(&server).await;
-    keys.release(&server, &old, 5).await;
-    keys.release(&server, &new, 6).await;
+    let (old, _, _) = two_releases(&server).await;
     let mut device = taker("d1", &old);
     device.check_in(&server).await;
     server
@@ -227,10 +221,7 @@ async fn what_was_being_made_when_a_server_died_is_made_by_the_next() {
         ..Setup::default()
     };
     let server = Server::start_in(folder.path(), |config| config.delta_encode = never).await;
-    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-    let keys = Keys::on(&server).await;
-    keys.release(&server, &old, 5).await;
-    keys.release(&server, &new, 6).await;
+    two_releases(&server).await;
     let request = json!({"release": "1.0.6", "from": ["1.0.5"]});
     let reply = server.post("/api/v1/deltas", request).await;
     assert_eq!(reply.status, StatusCode::ACCEPTED);
@@ -306,10 +297,7 @@ async fn an_operator_asks_for_patches() {
 #[tokio::test]
 async fn a_server_without_workers_makes_nothing_and_keeps_nobody_waiting() {
     let server = Server::start_with(|config| config.delta_workers = 0).await;
-    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-    let keys = Keys::on(&server).await;
-    keys.release(&server, &old, 5).await;
-    keys.release(&server, &new, 6).await;
+    let (old, _, _) = two_releases(&server).await;
     let mut device = taker("d1", &old);
     device.check_in(&server).await;
     server
@@ -329,10 +317,7 @@ async fn a_server_without_workers_makes_nothing_and_keeps_nobody_waiting() {
 #[tokio::test]
 async fn what_was_spared_is_counted_for_release_rollout_and_fleet() {
     each_database(async |server| {
-        let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-        let keys = Keys::on(&server).await;
-        keys.release(&server, &old, 5).await;
-        let release = keys.release(&server, &new, 6).await;
+        let (old, new, release) = two_releases(&server).await;
         let mut device = taker("d1", &old);
         device.check_in(&server).await;
         let rollout = server
@@ -369,10 +354,7 @@ async fn what_was_spared_is_counted_for_release_rollout_and_fleet() {
 #[tokio::test]
 async fn a_damaged_image_in_the_store_makes_no_patch() {
     let server = Server::start(Setup::default()).await;
-    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-    let keys = Keys::on(&server).await;
-    keys.release(&server, &old, 5).await;
-    keys.release(&server, &new, 6).await;
+    let (old, _, _) = two_releases(&server).await;
     let name = |sha256: Sha256| sha256.to_string();
     let path = server
         .data

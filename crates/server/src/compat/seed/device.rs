@@ -230,10 +230,11 @@ fn boot_count(post: &StatusPost) -> String {
 mod tests {
     use super::*;
     use crate::domain::{
-        model::{Plan, Release, RollbackState, Rollout, Standing, Target},
+        model::{Plan, Release, RollbackState, Rollout, Target},
+        sample,
         step::{Change, Facts, Order, note, step},
     };
-    use fota_proto::{RollbackCause, Sha256};
+    use fota_proto::RollbackCause;
     use serde_json::{Value, json};
 
     /// One device, one release 1.0.6 rolled out to it, and what a store would remember of both.
@@ -247,48 +248,19 @@ mod tests {
 
     fn release() -> Release {
         Release {
-            id: 1,
             version: "1.0.6".into(),
             project: "app".into(),
             chip: Some(0),
             bytes: IMAGE_BYTES,
-            sha256: Sha256([1; 32]),
-            head: [0; 16],
-            elf: Some(Sha256([2; 32])),
-            idf_version: None,
-            secure_version: 0,
-            chip_revision_min: 0,
-            chip_revision_max: None,
-            notes: String::new(),
-            lab: false,
-            yanked: false,
-            seed_chunk_bytes: None,
-            uploaded_at: 0,
-            signed: None,
+            ..sample::release(1)
         }
     }
 
     fn rollout() -> Rollout {
         Rollout {
-            id: 1,
-            release: 1,
             target: Target::parse(&["ESP32-001".into()]).expect("a target"),
-            standing: Standing::Active,
-            held: false,
-            reason: None,
-            failures_max: None,
-            rollback_on_failure: false,
-            trial_deadline_s: 300,
             allow_product_change: true,
-            idempotency_key: None,
-            created_at: 0,
-            plan: std::sync::Arc::default(),
-            wave: 0,
-            wave_since: 0,
-            wave_devices: None,
-            created_by: String::new(),
-            approved_by: None,
-            forgiven: 0,
+            ..sample::rollout(1, 1)
         }
     }
 

@@ -4,7 +4,10 @@ use fota_proto::checkin::SlotState;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::domain::model::{Signed, Slot, Trust};
+use crate::domain::{
+    model::{Slot, Trust},
+    sample,
+};
 
 const IMAGE_BYTES: u64 = 1_000_000;
 const TO: i64 = 9;
@@ -15,35 +18,9 @@ fn digest(number: i64) -> Sha256 {
 
 fn release(id: i64) -> Release {
     Release {
-        id,
-        version: format!("1.0.{id}"),
-        project: "thermostat".to_owned(),
-        chip: Some(5),
         bytes: IMAGE_BYTES,
-        sha256: digest(id),
-        head: [0xe9; 16],
-        elf: Some(digest(0x80 | id)),
-        idf_version: None,
-        secure_version: 0,
-        chip_revision_min: 0,
-        chip_revision_max: None,
-        notes: String::new(),
-        lab: false,
-        yanked: false,
-        seed_chunk_bytes: None,
-        uploaded_at: 0,
-        signed: Some(Signed {
-            digest: digest(id),
-            artifact: digest(id),
-            sequence: id as u32,
-            epoch: 0,
-            expires: None,
-            support_until: None,
-            advisory: None,
-            self_test_deadline_s: None,
-            signed_by: Vec::new(),
-            trusted: true,
-        }),
+        signed: Some(sample::signed(id)),
+        ..sample::release(id)
     }
 }
 

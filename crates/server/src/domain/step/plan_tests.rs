@@ -6,7 +6,7 @@ use std::{
 };
 
 use fota_proto::{
-    FailureCode, Sha256,
+    FailureCode,
     checkin::{Phase, ResetReason},
     manager,
 };
@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::{
-    model::{Outcome, Progress, Protocol, Rollout, Slot, Standing, Target},
+    model::{Outcome, Progress, Protocol, Rollout, Slot},
     plan::{self, Reach, RolloutPlan},
     rules::STARTS_MS,
+    sample::{self, elf},
     wave::{self, Counted, WaveCount},
     window::{Gate, Zone},
 };
@@ -31,30 +32,10 @@ const ROUNDS_MAX: usize = 504;
 /// Monday, 23 November 2026, noon.
 const NOON: i64 = 1_795_435_200_000;
 
-fn elf(release: i64) -> Sha256 {
-    Sha256([0x80 | release as u8; 32])
-}
-
 fn release(id: i64) -> Release {
     Release {
-        id,
-        version: format!("1.0.{id}"),
-        project: "thermostat".to_owned(),
-        chip: Some(5),
         bytes: BYTES,
-        sha256: Sha256([id as u8; 32]),
-        head: [0xe9; 16],
-        elf: Some(elf(id)),
-        idf_version: None,
-        secure_version: 0,
-        chip_revision_min: 0,
-        chip_revision_max: None,
-        notes: String::new(),
-        lab: false,
-        yanked: false,
-        seed_chunk_bytes: None,
-        uploaded_at: 0,
-        signed: None,
+        ..sample::release(id)
     }
 }
 
@@ -83,28 +64,10 @@ impl World {
     fn new(given: Value) -> Self {
         let given: manager::RolloutPlan = serde_json::from_value(given).expect("a plan");
         let rollout = Rollout {
-            id: 1,
-            release: 2,
-            target: Target {
-                all: true,
-                ..Target::default()
-            },
-            standing: Standing::Active,
-            held: false,
-            reason: None,
-            failures_max: None,
-            rollback_on_failure: false,
-            trial_deadline_s: 300,
-            allow_product_change: false,
-            idempotency_key: None,
             created_at: NOON,
             plan: Arc::new(RolloutPlan::check(&given).expect("valid")),
-            wave: 0,
             wave_since: NOON,
-            wave_devices: None,
-            created_by: String::new(),
-            approved_by: None,
-            forgiven: 0,
+            ..sample::rollout(1, 2)
         };
         let plan = Plan {
             generation: 1,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fota_proto::{
-    FailureCode, Sha256,
+    FailureCode,
     checkin::{ResetReason, SlotState},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -11,76 +11,32 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use fota_proto::checkin::Phase;
 
 use super::*;
-use crate::domain::model::{
-    OrderId, Outcome, Progress, Protocol, Rollout, Signed, Slot, Standing, Target, install_order,
+use crate::domain::{
+    model::{OrderId, Outcome, Progress, Protocol, Rollout, Signed, Slot, Standing, install_order},
+    sample::{self, elf},
 };
 
 const DEVICE: &str = "ESP32-001";
 
 fn release(id: i64) -> Release {
     Release {
-        id,
-        version: format!("1.0.{id}"),
-        project: "thermostat".to_owned(),
         // Release 4 is for another chip.
         chip: Some(if id == 4 { 9 } else { 5 }),
-        bytes: 1000,
-        sha256: Sha256([id as u8; 32]),
-        head: [0xe9; 16],
-        elf: Some(elf(id)),
-        idf_version: None,
-        secure_version: 0,
-        chip_revision_min: 0,
-        chip_revision_max: None,
-        notes: String::new(),
-        lab: false,
-        yanked: false,
-        seed_chunk_bytes: None,
-        uploaded_at: 0,
         // Release 1 is not signed, and 3 expires at once.
         signed: (id > 1).then(|| Signed {
-            digest: Sha256([0x40 | id as u8; 32]),
-            artifact: Sha256([0x20 | id as u8; 32]),
-            sequence: id as u32,
             epoch: id as u32 / 2,
             expires: (id == 3).then_some(0),
-            support_until: None,
-            advisory: None,
-            self_test_deadline_s: None,
-            signed_by: Vec::new(),
-            trusted: true,
+            ..sample::signed(id)
         }),
+        ..sample::release(id)
     }
-}
-
-fn elf(release: i64) -> Sha256 {
-    Sha256([0x80 | release as u8; 32])
 }
 
 fn rollout(id: i64, release: i64, standing: Standing, held: bool) -> Rollout {
     Rollout {
-        id,
-        release,
-        target: Target {
-            all: true,
-            ..Target::default()
-        },
         standing,
         held,
-        reason: None,
-        failures_max: None,
-        rollback_on_failure: false,
-        trial_deadline_s: 300,
-        allow_product_change: false,
-        idempotency_key: None,
-        created_at: 0,
-        plan: std::sync::Arc::default(),
-        wave: 0,
-        wave_since: 0,
-        wave_devices: None,
-        created_by: String::new(),
-        approved_by: None,
-        forgiven: 0,
+        ..sample::rollout(id, release)
     }
 }
 
