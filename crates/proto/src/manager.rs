@@ -18,7 +18,7 @@ pub use signing::{
     Thresholds,
 };
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -423,6 +423,39 @@ pub struct WaveStatus {
     /// When that may be, where only time is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<i64>,
+}
+
+impl fmt::Display for WaveStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            number,
+            of,
+            reaches,
+            started,
+            healthy,
+            waits_for,
+            ..
+        } = self;
+        write!(
+            f,
+            "{number} of {of} ({reaches}): {healthy} of {started} started are healthy; {waits_for}"
+        )
+    }
+}
+
+impl fmt::Display for RollbackCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            standing,
+            proven,
+            refused,
+        } = self;
+        write!(
+            f,
+            "{proven} proven on their earlier image, {standing} not seen there yet, {refused} \
+             refused"
+        )
+    }
 }
 
 /// Devices ordered back by the rollout itself.

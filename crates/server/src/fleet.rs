@@ -222,9 +222,10 @@ impl Fleet {
         lock(&self.pending).seen.insert(device.to_owned(), now);
     }
 
-    /// When a device was seen since the last flush.
-    pub fn last_seen(&self, device: &str) -> Option<i64> {
-        lock(&self.pending).seen.get(device).copied()
+    /// When a device was last seen: since the last flush, or else when the database says.
+    pub fn last_seen(&self, device: &str, stored: i64) -> i64 {
+        let pending = lock(&self.pending);
+        pending.seen.get(device).copied().unwrap_or(stored)
     }
 
     /// Counts bytes that went out to a device.

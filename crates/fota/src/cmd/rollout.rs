@@ -1,8 +1,7 @@
 //! `fota rollout …`
 
 use fota_proto::manager::{
-    Preview, ReasonCount, Release, RollbackCounts, Rollout, RolloutDetail, RolloutRequest,
-    WaveStatus,
+    Attempt, Preview, ReasonCount, Release, Rollout, RolloutDetail, RolloutRequest,
 };
 
 use crate::{
@@ -238,25 +237,6 @@ fn state(rollout: &Rollout) -> &'static str {
 }
 
 /// `2 of 3 (25 %): 40 of 45 healthy; waits: its least time is not over`
-fn wave(wave: &WaveStatus) -> String {
-    format!(
-        "{} of {} ({}): {} of {} started are healthy; {}",
-        wave.number,
-        wave.of,
-        wave.reaches,
-        wave.healthy,
-        wave.started,
-        text::plain(&wave.waits_for)
-    )
-}
-
-fn went_back(counts: RollbackCounts) -> String {
-    format!(
-        "{} proven on their earlier image, {} not seen there yet, {} refused",
-        counts.proven, counts.standing, counts.refused
-    )
-}
-
 fn changed(context: &Context, rollout: &Rollout) {
     let line = format!(
         "r-{} is {}: {}",
@@ -295,8 +275,19 @@ fn show(context: &Context, detail: &RolloutDetail) {
         ),
         ("failures", or_dash(limit)),
         ("plan", text::plain(&rollout.sentence)),
-        ("wave", or_dash(rollout.wave.as_ref().map(wave))),
-        ("went back", or_dash(rollout.rollback.map(went_back))),
+        (
+            "wave",
+            or_dash(
+                rollout
+                    .wave
+                    .as_ref()
+                    .map(|wave| text::plain(&wave.to_string())),
+            ),
+        ),
+        (
+            "went back",
+            or_dash(rollout.rollback.map(|back| back.to_string())),
+        ),
         ("devices", follow::counts(&rollout.counts)),
         ("sent", text::sent(rollout.bytes_sent, rollout.spared_bytes)),
         ("started", format!("{} UTC", text::time(rollout.created_at))),
@@ -306,28 +297,24 @@ fn show(context: &Context, detail: &RolloutDetail) {
         .attempts
         .iter()
         .take(SHOWN_MAX)
-        .map(|attempt| {
-            vec![
-                attempt.device.clone(),
-                attempt
-                    .from_version
-                    .as_deref()
-                    .map_or_else(|| "-".to_owned(), text::plain),
-                attempt.state.to_string(),
-                format!("{}%", attempt.percent),
-                text::age(attempt.updated_at, now),
-                attempt
-                    .explanation
-                    .as_deref()
-                    .map(text::plain)
-                    .unwrap_or_default(),
-            ]
-        })
+        .map(|attempt| attempt_row(attempt, now))
         .collect();
     context.out.answer("\n");
     let heading = ["DEVICE", "FROM", "STATE", "DONE", "CHANGED", "WHY"];
     context.out.answer(&text::table(&heading, &rows));
     context.out.document("fota.rollout/1", detail);
+}
+
+fn attempt_row(attempt: &Attempt, now: i64) -> Vec<String> {
+    let plain = |text: &Option<String>| text.as_deref().map(text::plain);
+    vec![
+        attempt.device.clone(),
+        plain(&attempt.from_version).unwrap_or_else(|| "-".to_owned()),
+        attempt.state.to_string(),
+        format!("{}%", attempt.percent),
+        text::age(attempt.updated_at, now),
+        plain(&attempt.explanation).unwrap_or_default(),
+    ]
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use fota_sim::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{cmd::rollout_plan, output, text};
+use crate::{cmd::rollout_plan, keys::hex, output, text};
 
 /// Arguments of `fota sim fleet`.
 #[derive(Debug, clap::Args)]
@@ -356,7 +356,7 @@ impl Life {
             ("busiest", format!("{} at once", seen.busiest)),
             ("never came", many(gone as u64)),
             ("at the end", format!("{on} run {last}, {left} do not")),
-            ("world", digest(seen.world.clone())),
+            ("world", hex(&seen.world.clone().finalize()[..WORLD_BYTES])),
         ]));
         if seen.wrong.is_empty() {
             output::to_stdout("all of it went as the plan says\n");
@@ -372,15 +372,8 @@ impl Life {
 
 /// So many of 1,000 are seen by every gate of the plan that is built in.
 const BAD_ENOUGH: u32 = 200;
-
-/// The first bytes tell two worlds apart.
-fn digest(world: Sha256) -> String {
-    let digest = world.finalize();
-    digest[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
+/// So many bytes of a digest tell two worlds apart.
+const WORLD_BYTES: usize = 8;
 
 async fn upload(server: &Embedded, version: &str) -> anyhow::Result<Image> {
     let mut spec = Spec::new(version).image_bytes(IMAGE_BYTES);

@@ -32,7 +32,7 @@ pub async fn summary(State(state): State<AppState>) -> Result<Json<FleetSummary>
     let mut summary = FleetSummary::default();
     let mut versions: BTreeMap<String, u64> = BTreeMap::new();
     for (id, stored, version) in tx.sightings().await? {
-        let last_seen = state.fleet.last_seen(&id).unwrap_or(stored);
+        let last_seen = state.fleet.last_seen(&id, stored);
         summary.total += 1;
         *match presence(last_seen, now, state.config.poll_s) {
             Presence::Online => &mut summary.online,

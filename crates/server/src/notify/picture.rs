@@ -65,10 +65,7 @@ pub async fn of(
 }
 
 fn last_seen(state: &AppState, device: &Device) -> i64 {
-    state
-        .fleet
-        .last_seen(&device.id)
-        .unwrap_or(device.last_seen)
+    state.fleet.last_seen(&device.id, device.last_seen)
 }
 
 /// The newest release of its product that it could take.

@@ -67,7 +67,10 @@ pub async fn counted(
     now: i64,
 ) -> Result<Counted, StoreError> {
     let mut counted = tx.counted(rollout, now).await?;
-    if let Some(rates) = &rollout.plan.gates.sequential {
+    // Before anything has ended there is nothing to judge, and the others are dear to count.
+    if let Some(rates) = &rollout.plan.gates.sequential
+        && counted.ended > 0
+    {
         let lost_before = now - LOST_POLLS * poll_ms;
         let since = rollout.created_at;
         let control = tx.control(rollout.id, since, lost_before).await?;

@@ -2,11 +2,7 @@
 
 use fota_proto::manager::{DryRun, DryRunPhase, HeldCount, Presence, RolloutRequest};
 
-use super::{
-    population::{Member, members},
-    preview::excluded,
-    rollouts::{check, draft},
-};
+use super::{population::Member, preview::Asked, rollouts::draft};
 use crate::{
     AppState,
     api::problem::Refusal,
@@ -25,20 +21,14 @@ const PLAYED_MAX: usize = 2000;
 
 /// Plays the rollout through in virtual time.
 pub async fn dry_run(state: &AppState, request: &RolloutRequest) -> Result<DryRun, Refusal> {
-    let mut tx = state.store.read().await?;
-    let plan = state.fleet.plan(&mut tx).await?;
-    let checked = check(&mut tx, request).await?;
-    let filter = checked.plan.filter.as_ref();
-    let named = members(&mut tx, &plan, &checked.target, filter).await?;
-    let blocked = tx.blocked_on(checked.release.id).await?;
-    drop(tx);
+    let (asked, members) = Asked::read(state, request).await?;
     let now = state.now_ms();
-    let (sentence, release) = (checked.sentence(request), checked.release.clone());
-    let matched: Vec<Member> = named
+    let matched: Vec<Member> = members
         .into_iter()
-        .filter(|member| !blocked.contains(&member.id))
-        .filter(|member| excluded(&plan, &checked, request, member, now).is_none())
+        .filter(|member| asked.excludes(member, now).is_none())
         .collect();
+    let Asked { plan, checked, .. } = asked;
+    let (sentence, release) = (checked.sentence(request), checked.release.clone());
     let number = matched.len() as u64;
     let mut rollout = draft(checked, request, "dry-run", now);
     // Nobody has to say yes to a play.
@@ -109,10 +99,7 @@ fn told(
 /// A device that is online, and what is known of it.
 fn taking_part(state: &AppState, member: Member, now: i64) -> Option<(Device, Facts)> {
     let device = member.device?;
-    let last_seen = state
-        .fleet
-        .last_seen(&member.id)
-        .unwrap_or(device.last_seen);
+    let last_seen = state.fleet.last_seen(&member.id, device.last_seen);
     if presence(last_seen, now, state.config.poll_s) != Presence::Online {
         return None;
     }

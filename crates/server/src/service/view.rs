@@ -82,7 +82,7 @@ pub async fn device(
     };
     join_groups(&mut facts, plan, device);
     facts.groups.sort();
-    let last_seen = state.fleet.last_seen(id).unwrap_or(device.last_seen);
+    let last_seen = state.fleet.last_seen(id, device.last_seen);
     Ok(manager::Device {
         id: id.clone(),
         groups: facts.groups,

@@ -28,7 +28,7 @@ pub async fn why(state: &AppState, id: &str) -> Result<Why, Refusal> {
     let Some(mut device) = facts.device.clone() else {
         return Err(Refusal::not_found(format!("device {id:?}")).of("id"));
     };
-    device.last_seen = state.fleet.last_seen(id).unwrap_or(device.last_seen);
+    device.last_seen = state.fleet.last_seen(id, device.last_seen);
     join_groups(&mut facts, &plan, &device);
     let now = state.now_ms();
     let rules = device_rules(state, &facts, &device, now);

@@ -1,15 +1,11 @@
 //! A certificate that the server signs itself, for a start without any authority.
 
-use std::{
-    fs,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
 use super::TlsError;
+use crate::private_file;
 
 const CERT_FILE: &str = "tls-cert.pem";
 const KEY_FILE: &str = "tls-key.pem";
@@ -42,13 +38,5 @@ fn make(names: &[String]) -> Result<(String, String), rcgen::Error> {
 
 /// Writes a file that only its owner may read, whole or not at all.
 pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
-    let part = path.with_extension("part");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let written = options.open(&part).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&part, path)
-    });
-    written.map_err(|error| TlsError::io(path, error))
+    private_file::write(path, bytes).map_err(|error| TlsError::io(path, error))
 }

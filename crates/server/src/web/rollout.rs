@@ -9,10 +9,7 @@ use axum::{
 use fota_proto::{
     AttemptState,
     limits::{NOTES_BYTES_MAX, REASON_BYTES_MAX},
-    manager::{
-        Attempt, Counts, ReasonBody, RollbackCounts, RollbackRequest, Rollout, RolloutDetail,
-        RolloutState, WaveStatus,
-    },
+    manager::{Attempt, Counts, ReasonBody, RollbackRequest, Rollout, RolloutDetail, RolloutState},
 };
 
 use super::{
@@ -140,30 +137,14 @@ fn plan(rollout: &Rollout) -> Vec<(&'static str, String)> {
         ("Plan", rollout.sentence.clone()),
         ("To", rollout.to.join(", ")),
     ];
-    facts.extend(rollout.wave.as_ref().map(|wave| ("Wave", wave_text(wave))));
+    facts.extend(rollout.wave.as_ref().map(|wave| ("Wave", wave.to_string())));
     facts.push(("Failure limit", limit));
-    if let Some(back) = rollout.rollback {
-        let RollbackCounts {
-            standing,
-            proven,
-            refused,
-        } = back;
-        let text =
-            format!("{proven} seen on their earlier image, {standing} not yet, {refused} had none");
-        facts.push(("Sent back", text));
-    }
+    facts.extend(rollout.rollback.map(|back| ("Sent back", back.to_string())));
     facts.push(("Sent", format!("{} bytes", grouped(rollout.bytes_sent))));
     if let Ok(spared @ 1..) = u64::try_from(rollout.spared_bytes) {
         facts.push(("Spared by patches", format!("{} bytes", grouped(spared))));
     }
     facts
-}
-
-fn wave_text(wave: &WaveStatus) -> String {
-    format!(
-        "{} of {}, {}: {} started, {} healthy; {}",
-        wave.number, wave.of, wave.reaches, wave.started, wave.healthy, wave.waits_for
-    )
 }
 
 fn failures(attempts: &[Attempt]) -> Vec<Group> {

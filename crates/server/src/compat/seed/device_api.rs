@@ -360,10 +360,7 @@ pub async fn running(
         };
         return Err(SeedError::new(StatusCode::NOT_FOUND, "not_found", error));
     };
-    let last_seen = state
-        .fleet
-        .last_seen(&device.id)
-        .unwrap_or(device.last_seen);
+    let last_seen = state.fleet.last_seen(&device.id, device.last_seen);
     Ok(Json(json!({
         "firmware_version": device.version,
         "device_id": device.id,

@@ -268,10 +268,7 @@ pub async fn status(State(state): State<AppState>) -> Reply {
         let standing = Standings {
             memory: memory.unwrap_or_default(),
             rollback: tx.standing_rollback(&device.id).await?,
-            last_seen: state
-                .fleet
-                .last_seen(&device.id)
-                .unwrap_or(device.last_seen),
+            last_seen: state.fleet.last_seen(&device.id, device.last_seen),
         };
         let mut record = standing.record(&plan, attempt.as_ref());
         record["current_version"] = json!(device.version);
