@@ -9,7 +9,7 @@ use crate::{
     args::Global,
     config::Config,
     credentials,
-    failure::{Exit, Failure, Result},
+    failure::{self, Exit, Failure, Result},
     output::Output,
 };
 
@@ -122,7 +122,7 @@ impl Context {
                 "interrupted; the work goes on at the server",
             )
             .hint(format!("look on with `{command}`")),
-            None => Failure::new(Exit::Interrupted, "interrupted", "interrupted"),
+            None => failure::interrupted(),
         }
     }
 

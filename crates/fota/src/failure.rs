@@ -42,6 +42,11 @@ pub struct Failure {
 /// What every command gives.
 pub type Result<T = ()> = std::result::Result<T, Failure>;
 
+/// Ctrl-C, with nothing that goes on.
+pub fn interrupted() -> Failure {
+    Failure::new(Exit::Interrupted, "interrupted", "interrupted")
+}
+
 impl Failure {
     pub fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
         Self {

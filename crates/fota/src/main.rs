@@ -96,7 +96,10 @@ async fn run(global: &Global, command: Option<Command>) -> Result {
         Command::Sim(sim::Args {
             command: Some(sim::Command::Fleet(args)),
             ..
-        }) => return Ok(sim::world::run(args).await?),
+        }) => {
+            let world = async { Ok(sim::world::run(args).await?) };
+            return until_interrupted(world, failure::interrupted).await;
+        }
         Command::Bench(args) => return Ok(bench::run(args, global.json).await?),
         Command::Image(command) => return cmd::image::run(&Output::new(global), command),
         Command::Delta(command) => return cmd::delta::run(&Output::new(global), command),
@@ -109,7 +112,8 @@ async fn run(global: &Global, command: Option<Command>) -> Result {
         Command::Menu(args) => menu::run(Context::new(global, config), args).await,
         command => {
             let context = Context::new(global, config);
-            until_interrupted(&context, client_command(&context, command)).await
+            let interrupted = || context.interrupted();
+            until_interrupted(client_command(&context, command), interrupted).await
         }
     }
 }
@@ -120,12 +124,15 @@ fn at_terminal(global: &Global) -> Option<Command> {
     (terminal && may_ask).then(|| Command::Menu(MenuArgs::default()))
 }
 
-/// Runs `work`; Ctrl-C ends it with 130 and says how to look on.
-async fn until_interrupted(context: &Context, work: impl Future<Output = Result>) -> Result {
+/// Runs `work`; Ctrl-C ends it with 130, and drops it, so that what it held is cleared away.
+async fn until_interrupted(
+    work: impl Future<Output = Result>,
+    interrupted: impl FnOnce() -> Failure,
+) -> Result {
     let mut interrupts = Interrupts::listen()?;
     tokio::select! {
         result = work => result,
-        () = interrupts.next() => Err(context.interrupted()),
+        () = interrupts.next() => Err(interrupted()),
     }
 }
 

@@ -156,10 +156,12 @@ fn corpus(dir: &Path) -> Result<Vec<(String, PathBuf, PathBuf)>> {
 
 fn measure(pair: String, old: &Path, new: &Path, patch: &Path) -> Result<Pair> {
     let size = |path: &Path| -> Result<u64> {
-        let told = fs::metadata(path).with_context(|| path.display().to_string())?;
+        let told = fs::metadata(path);
+        let told = told.with_context(|| format!("cannot read {}", path.display()))?;
         Ok(told.len())
     };
     size(old)?;
+    let new_bytes = size(new)?;
     let mut makers = Vec::new();
     for maker in &MAKERS {
         let _ = fs::remove_file(patch);
@@ -178,7 +180,7 @@ fn measure(pair: String, old: &Path, new: &Path, patch: &Path) -> Result<Pair> {
     }
     Ok(Pair {
         pair,
-        new_bytes: size(new)?,
+        new_bytes,
         makers,
     })
 }

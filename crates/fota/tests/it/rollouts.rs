@@ -1,5 +1,10 @@
 //! Rollouts by plan, through the program: from a file to the end, and through kill -9.
 
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
 use fota_sim::firmware::Behaviour;
 use serde_json::Value;
 
@@ -155,4 +160,26 @@ fn the_same_seed_is_the_same_world_and_another_is_not() {
     };
     assert_eq!(line("1"), line("1"));
     assert_ne!(line("1"), line("2"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_in_a_world_leaves_nothing_behind() {
+    let place = Place::new();
+    let tmp = place.path().join("tmp");
+    std::fs::create_dir(&tmp).expect("made");
+    let left = || std::fs::read_dir(&tmp).expect("read").count();
+    let mut command = place.command(&["sim", "fleet", "--devices", "5000"]);
+    command.env("TMPDIR", &tmp).stdout(Stdio::null());
+    let mut child = command.spawn().expect("the program starts");
+    let start = Instant::now();
+    while left() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(30), "it never began");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(sent.expect("kill is there").success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert_eq!(left(), 0);
 }
