@@ -10,6 +10,7 @@
 //! | nobody of the wave has started | stays |
 //! | its `min_time`, at least two polls, is not over since the first start | stays |
 //! | a device of the wave waits for a window, a retry or a free place | stays |
+//! | the sequential test speaks against the release, though not for long enough to stop it | stays |
 //! | the plan asks for proof, and the sequential test has none yet | stays |
 //! | too few are healthy: confirmed, and so for the soak time | stays; past `max_time` pauses |
 //! | otherwise | advances |
@@ -186,6 +187,14 @@ fn is_proven(
     } = *wave;
     let percent = plan.gates.healthy_percent;
     let needed = needed(rollout, plan.gates.healthy_min);
+    if counted
+        .health
+        .as_ref()
+        .is_some_and(|health| health.against_since.is_some())
+    {
+        let why = "the updated devices look worse than the others: it is looked at once more";
+        return missing(why.into(), None);
+    }
     let is_more = |health: &Health| health.finding.verdict == sequential::Verdict::More;
     if plan.gates.prove && counted.health.as_ref().is_none_or(is_more) {
         return missing(

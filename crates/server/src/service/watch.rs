@@ -27,8 +27,10 @@ use crate::{
 /// Others that are asked what is normal: so many tell 1 % from 2.2 % beyond doubt, and more would
 /// cost more than they tell.
 const OTHERS_MAX: usize = 2_000;
-/// Devices that are looked at to find them.
-const LOOKED_AT_MAX: i64 = 20_000;
+/// Devices that are looked at to find them: twice as many, as some are of another product; more where
+/// a filter leaves devices out.
+const LOOKED_AT_MAX: i64 = 2 * OTHERS_MAX as i64;
+const FILTERED_MAX: i64 = 10_000;
 /// The others are counted anew at most so often: they change slowly. Never more often than devices
 /// come, either.
 const OTHERS_MS: i64 = 30_000;
@@ -73,7 +75,8 @@ impl Watches {
         if plan.rollouts.is_empty() {
             return Ok(Vec::new());
         }
-        let seen = self.lock().event.unwrap_or(0);
+        // At the first look all are due, whatever has happened before.
+        let seen = self.lock().event.unwrap_or(i64::MAX);
         let (news, last) = store.read().await?.rollouts_with_news(seen).await?;
         let mut memory = self.lock();
         memory.event = Some(last);
@@ -214,7 +217,12 @@ async fn other_devices(
         return Ok(found);
     }
     let asks_more = filter.is_some() || !target.all;
-    for device in tx.others(rollout.id, since, LOOKED_AT_MAX).await? {
+    let limit = if asks_more {
+        FILTERED_MAX
+    } else {
+        LOOKED_AT_MAX
+    };
+    for device in tx.others(rollout.id, since, limit).await? {
         if is_like(&device) && (!asks_more || is_meant(tx, plan, rollout, &device).await?) {
             found.push(device);
         }
@@ -264,10 +272,8 @@ pub fn next_moment(rollout: &Rollout, counted: &Counted, now: i64) -> Option<i64
     let max = wave.max_ms.filter(|_| !is_last);
     let too_long = max.map(|max| rollout.wave_since.saturating_add(max));
     let soaks = (counted.wave.soaking > 0 && !is_last).then_some(now + SOAK_MS);
-    [too_long, soaks, plan.download.ends_at]
-        .into_iter()
-        .flatten()
-        .min()
+    let moments = [too_long, soaks, plan.download.ends_at];
+    moments.into_iter().flatten().filter(|at| *at > now).min()
 }
 
 /// When an attempt may have stalled or had its time, of which the oldest moved then.
