@@ -226,7 +226,14 @@ fn a_bad_release_to_1000_devices_from_the_first_command_to_the_last() {
             .count()
     };
     assert_eq!(versions(&server, "2.0.0"), 0, "nobody runs it any more");
-    transcript.types(&["release", "yank", "2.0.0", "--reason", "it makes errors"]);
+    transcript.types(&[
+        "release",
+        "yank",
+        "2.0.0",
+        "--reason",
+        "it makes errors",
+        "--yes",
+    ]);
     transcript.types(&["upload", &good]);
     transcript.types(&["rollout", "plan", "-f", &plan("2.0.1"), "--yes"]);
     server.until_within(3 * PATIENCE, "everybody has it", state("r-2", "complete"));

@@ -128,7 +128,6 @@ fn kill_9_in_the_middle_of_a_delivery_loses_no_event_and_keeps_the_id() {
     assert!(answered.is_sorted(), "{answered:?}");
     answered.dedup();
     let events: Vec<i64> = answered.iter().map(|(event, _)| *event).collect();
-    let (first, last) = (events[0], events[events.len() - 1]);
-    assert_eq!(events, (first..=last).collect::<Vec<_>>());
-    assert_eq!(events.len(), 8, "{answered:?}");
+    // That of the webhook itself, and eight uploads.
+    assert_eq!(events, (1..=9).collect::<Vec<_>>(), "{answered:?}");
 }

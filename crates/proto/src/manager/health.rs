@@ -70,12 +70,17 @@ impl fmt::Display for Health {
             HealthVerdict::Stop => "worse: stop",
             HealthVerdict::More => "not decided yet",
         })?;
-        for source in &self.sources {
-            write!(
-                f,
-                "\n{}: {} of the updated, {} of the others",
-                source.name, source.updated, source.others
-            )?;
+        for (index, source) in self.sources.iter().enumerate() {
+            let before = if index == 0 {
+                " (updated / others: "
+            } else {
+                ", "
+            };
+            let (name, updated, others) = (&source.name, source.updated, source.others);
+            write!(f, "{before}{name} {updated} / {others}")?;
+        }
+        if !self.sources.is_empty() {
+            f.write_str(")")?;
         }
         Ok(())
     }

@@ -395,33 +395,33 @@ async fn an_update_is_told_of_only_where_the_device_would_take_it_and_no_rollout
     server.release(&new).await;
     let mut device = TestDevice::running("ESP32-001", &old);
     device.check_in(&server).await;
-    let says = |version: &str| {
+    // Another follows a root, and nobody has signed 1.0.6.
+    let mut strict = TestDevice::running("ESP32-002", &old);
+    strict.root = Some(1);
+    strict.check_in(&server).await;
+    let says = |id: &str, version: &str| {
+        let topic = format!("fota/devices/{id}/update");
         let wanted = format!(r#""latest_version":"{version}""#);
         move |seen: &Seen| {
             seen.retained
-                .get(UPDATE)
+                .get(&topic)
                 .is_some_and(|is| is.contains(&wanted))
         }
     };
-    broker.until("the newest", says("1.0.6")).await;
-    // It follows a root now, and nobody has signed 1.0.6.
-    device.root = Some(1);
-    device.check_in(&server).await;
-    broker.until("nothing newer", says("1.0.5")).await;
-    device.root = None;
-    device.check_in(&server).await;
-    broker.until("the newest again", says("1.0.6")).await;
+    broker.until("the newest", says("ESP32-001", "1.0.6")).await;
+    broker
+        .until("nothing newer", says("ESP32-002", "1.0.5"))
+        .await;
     let request = json!({"release": "1.0.6", "to": ["all"]});
     let rollout = server.rollout(request).await;
     let path = |verb: &str| format!("/api/v1/rollouts/r-{}/{verb}", rollout.id);
-    server
-        .post(&path("pause"), json!({"reason": "it is bad"}))
-        .await;
+    let reason = json!({"reason": "it is bad"});
+    server.post(&path("pause"), reason).await;
     broker
-        .until("nothing while it is stopped", says("1.0.5"))
+        .until("nothing while it is stopped", says("ESP32-001", "1.0.5"))
         .await;
     server.post(&path("resume"), json!({})).await;
     broker
-        .until("the newest once it goes on", says("1.0.6"))
+        .until("the newest once it goes on", says("ESP32-001", "1.0.6"))
         .await;
 }
