@@ -45,6 +45,9 @@ fn id(device: usize) -> String {
     format!("d{device}")
 }
 
+/// Budgets: their names, their bytes a second, and which devices they are for.
+type Budgets = Vec<(&'static str, u64, fn(usize) -> bool)>;
+
 /// The whole server in memory: what the store would hold, and devices that are what they report.
 struct World {
     plan: Plan,
@@ -56,8 +59,8 @@ struct World {
     blocked: BTreeSet<(usize, i64)>,
     moments: BTreeMap<String, i64>,
     waits_until: i64,
-    /// Budgets beside that of the rollout: their names, their bytes a second, and who they are for.
-    budgets: Vec<(&'static str, u64, fn(usize) -> bool)>,
+    /// Budgets beside that of the rollout.
+    budgets: Budgets,
     /// What each runs, and what it does about its order.
     runs: Vec<(i64, bool)>,
     progress: Vec<Option<(u64, Phase)>>,
@@ -72,7 +75,7 @@ const LAST: i64 = 3;
 const VIA: i64 = 2;
 
 impl World {
-    fn new(given: Value, budgets: Vec<(&'static str, u64, fn(usize) -> bool)>) -> Self {
+    fn new(given: Value, budgets: Budgets) -> Self {
         let given: manager::RolloutPlan = serde_json::from_value(given).expect("a plan");
         let rollout = Rollout {
             created_at: NOON,
@@ -477,8 +480,6 @@ fn any_plan() -> impl Strategy<Value = Value> {
         plan
     })
 }
-
-type Budgets = Vec<(&'static str, u64, fn(usize) -> bool)>;
 
 fn any_budgets() -> impl Strategy<Value = Budgets> {
     let all: Budgets = vec![
