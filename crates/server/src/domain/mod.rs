@@ -15,6 +15,7 @@ pub mod forecast;
 pub mod hex;
 pub mod history;
 pub mod identity;
+pub mod kind;
 pub mod log;
 pub mod model;
 pub mod notify;

@@ -1,131 +1,251 @@
-//! The devices that a rollout names: one pass over the fleet, whatever its size.
+//! The devices that a rollout names, whatever the size of the fleet: asked kind by kind
+//! ([`crate::domain::kind`]), and device by device only where an answer depends on the id.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     domain::{
-        filter::Filter,
-        model::{Device, Plan, Rollout, Target, Traited},
+        kind::{Kind, Selection},
+        model::{Plan, Rollout},
         plan::{Reach, bucket},
         rollout::Tally,
-        step::{Facts, join_groups},
     },
-    store::{StoreError, Tx},
+    store::{Cohort, StoreError, Tx},
 };
 
-/// A device that is named, seen or not.
-pub struct Member {
-    pub id: String,
-    pub device: Option<Device>,
-    pub groups: Vec<String>,
-    pub tags: BTreeMap<String, String>,
+/// Devices of each kind, by its number.
+pub type Cohorts = HashMap<i64, Cohort>;
+
+/// Devices that are meant.
+pub enum Part<'k> {
+    /// All of a kind.
+    Whole {
+        number: i64,
+        kind: &'k Kind,
+        cohort: Cohort,
+    },
+    /// One, as its kind with its id.
+    One { kind: &'k Kind, last_seen: i64 },
 }
 
-/// The devices that a target names and of which the filter holds, by id. Of a device that was
-/// never seen nothing is known but its name, so a filter leaves it out.
-pub async fn members(
-    tx: &mut Tx,
-    plan: &Plan,
-    target: &Target,
-    filter: Option<&Filter>,
-) -> Result<Vec<Member>, StoreError> {
-    let mut unseen: BTreeSet<String> = target.devices.clone();
-    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (group, device) in tx.memberships().await? {
-        if target.groups.contains(&group) {
-            unseen.insert(device.clone());
-        }
-        groups.entry(device).or_default().push(group);
-    }
-    let mut tags = tx.all_tags().await?;
-    let mut members = Vec::new();
-    for device in devices(tx, plan, target, &unseen).await? {
-        unseen.remove(&device.id);
-        let mut facts = Facts {
-            groups: groups.remove(&device.id).unwrap_or_default(),
-            tags: tags.remove(&device.id).unwrap_or_default(),
-            ..Facts::default()
-        };
-        join_groups(&mut facts, plan, &device);
-        let traits = Traited {
-            device: &device,
-            groups: &facts.groups,
-            tags: &facts.tags,
-        };
-        let is_named = target.includes(&device.id, device.protocol, &facts.groups)
-            && filter.is_none_or(|filter| filter.matches(&traits));
-        if is_named {
-            members.push(Member {
-                id: device.id.clone(),
-                device: Some(device),
-                groups: facts.groups,
-                tags: facts.tags,
-            });
+impl Part<'_> {
+    pub fn kind(&self) -> &Kind {
+        match self {
+            Self::Whole { kind, .. } | Self::One { kind, .. } => kind,
         }
     }
-    if filter.is_none() {
-        members.extend(unseen.into_iter().map(|id| Member {
-            groups: groups.remove(&id).unwrap_or_default(),
-            tags: tags.remove(&id).unwrap_or_default(),
-            id,
-            device: None,
-        }));
-        members.sort_by(|left, right| left.id.cmp(&right.id));
+
+    pub fn devices(&self) -> u64 {
+        match self {
+            Self::Whole { cohort, .. } => cohort.devices,
+            Self::One { .. } => 1,
+        }
     }
-    Ok(members)
 }
 
-/// The devices that may be meant: all of them, or where only names are given those.
-async fn devices(
+/// Gives all devices that were seen and are meant, each in one part.
+pub async fn parts(
     tx: &mut Tx,
-    plan: &Plan,
-    target: &Target,
-    named: &BTreeSet<String>,
-) -> Result<Vec<Device>, StoreError> {
-    /// As many single look-ups cost as much as reading all.
-    const LOOK_UPS_MAX: usize = 200;
-    let is_dynamic = |rule: &crate::domain::model::GroupRule| {
-        rule.filter.is_some() && target.groups.contains(&rule.name)
-    };
-    let needs_all = target.all || target.seed || plan.groups.iter().any(is_dynamic);
-    if needs_all || named.len() > LOOK_UPS_MAX {
-        return tx.all_devices().await;
+    selection: &Selection<'_>,
+    cohorts: &Cohorts,
+    mut take: impl FnMut(Part),
+) -> Result<(), StoreError> {
+    if let Some(ids) = selection.only() {
+        return ones(tx, selection, &ids, false, take).await;
     }
-    let mut devices = Vec::new();
-    for id in named {
-        devices.extend(tx.device(id).await?);
+    let mut undecided = Vec::new();
+    tx.each_kind(|number, kind| match selection.of_kind(&kind) {
+        Some(true) => {
+            if let Some(cohort) = cohorts.get(&number).copied() {
+                let kind = &kind;
+                take(Part::Whole {
+                    number,
+                    kind,
+                    cohort,
+                });
+            }
+        }
+        Some(false) => {}
+        None => undecided.push(number),
+    })
+    .await?;
+    tx.each_of_kinds(&undecided, |_, kind, last_seen| {
+        if selection.holds(kind) {
+            take(Part::One { kind, last_seen });
+        }
+    })
+    .await?;
+    ones(tx, selection, &selection.target.devices, true, take).await
+}
+
+/// Those of these devices that are meant; where `alone`, not those whose kinds speak for them.
+async fn ones(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    ids: &BTreeSet<String>,
+    alone: bool,
+    mut take: impl FnMut(Part),
+) -> Result<(), StoreError> {
+    for id in ids {
+        let Some((kind, last_seen)) = tx.sighted(id).await? else {
+            continue;
+        };
+        let is_left_out = !alone || selection.of_kind(&kind) == Some(false);
+        if is_left_out && selection.holds(&kind) {
+            let kind = &kind;
+            take(Part::One { kind, last_seen });
+        }
     }
-    Ok(devices)
+    Ok(())
+}
+
+/// Gives every device that was seen and is meant, as its kind with its id, and when it was seen; in
+/// no order.
+pub async fn each(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    mut take: impl FnMut(&Kind, i64),
+) -> Result<(), StoreError> {
+    if let Some(ids) = selection.only() {
+        return ones(tx, selection, &ids, false, one(take)).await;
+    }
+    let mut meant = BTreeMap::new();
+    tx.each_kind(|number, kind| match selection.of_kind(&kind) {
+        Some(false) => {}
+        decided => {
+            meant.insert(number, decided.is_some());
+        }
+    })
+    .await?;
+    let numbers: Vec<i64> = meant.keys().copied().collect();
+    tx.each_of_kinds(&numbers, |number, kind, last_seen| {
+        if meant.get(&number) == Some(&true) || selection.holds(kind) {
+            take(kind, last_seen);
+        }
+    })
+    .await?;
+    ones(tx, selection, &selection.target.devices, true, one(take)).await
+}
+
+fn one(mut take: impl FnMut(&Kind, i64)) -> impl FnMut(Part) {
+    move |part| {
+        if let Part::One { kind, last_seen } = part {
+            take(kind, last_seen);
+        }
+    }
+}
+
+/// Devices that are named and were never seen. Of these nothing is known but their names, so a
+/// filter leaves them out.
+pub async fn unseen(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+) -> Result<BTreeSet<String>, StoreError> {
+    let mut unseen = BTreeSet::new();
+    if selection.filter.is_some() {
+        return Ok(unseen);
+    }
+    for id in &selection.target.devices {
+        if tx.sighted(id).await?.is_none() {
+            unseen.insert(id.clone());
+        }
+    }
+    for group in &selection.target.groups {
+        unseen.extend(tx.unseen_members(group).await?);
+    }
+    Ok(unseen)
+}
+
+/// The ids of all devices that are meant, seen or not.
+pub async fn ids(tx: &mut Tx, selection: &Selection<'_>) -> Result<BTreeSet<String>, StoreError> {
+    let mut ids = unseen(tx, selection).await?;
+    each(tx, selection, |kind, _| {
+        ids.insert(kind.device.id.clone());
+    })
+    .await?;
+    Ok(ids)
+}
+
+/// Some of these ids, at most `limit`, sorted; all where there are no more.
+pub async fn some_ids(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    limit: usize,
+) -> Result<BTreeSet<String>, StoreError> {
+    let mut ids = unseen(tx, selection).await?;
+    let mut whole = Vec::new();
+    let cohorts = tx.cohort_sizes().await?;
+    parts(tx, selection, &cohorts, |part| match part {
+        Part::Whole { number, .. } => whole.push(number),
+        Part::One { kind, .. } if ids.len() < limit => {
+            ids.insert(kind.device.id.clone());
+        }
+        Part::One { .. } => {}
+    })
+    .await?;
+    for number in whole {
+        // Each kind has a device, so this asks for as many kinds at most as ids are wanted.
+        if ids.len() >= limit {
+            break;
+        }
+        ids.extend(tx.ids_of_kind(number, limit as i64).await?);
+    }
+    Ok(ids.into_iter().take(limit).collect())
 }
 
 /// Known devices that the rollout's wave reaches and no wave before it did.
 pub async fn wave_devices(tx: &mut Tx, plan: &Plan, rollout: &Rollout) -> Result<u64, StoreError> {
-    let filter = rollout.plan.filter.as_ref();
-    let members = members(tx, plan, &rollout.target, filter).await?;
+    let selection = Selection::of(plan, rollout);
     if let Reach::First(devices) = rollout.plan.wave(rollout.wave).reach {
-        return Ok(u64::from(devices).min(members.len() as u64));
+        let cohorts = tx.cohort_sizes().await?;
+        let (seen, unseen) = count(tx, &selection, &cohorts).await?;
+        return Ok(u64::from(devices).min(seen + unseen));
     }
-    let of_wave = |member: &&Member| {
-        let bucket = bucket(rollout.id, &member.id);
-        member.device.is_some() && rollout.plan.wave_of(&member.id, bucket) == rollout.wave
-    };
-    Ok(members.iter().filter(of_wave).count() as u64)
+    let mut devices = 0;
+    each(tx, &selection, |kind, _| {
+        let id = &kind.device.id;
+        if rollout.plan.wave_of(id, bucket(rollout.id, id)) == rollout.wave {
+            devices += 1;
+        }
+    })
+    .await?;
+    Ok(devices)
 }
 
-/// A rollout's devices and what became of them.
-pub async fn tally(tx: &mut Tx, plan: &Plan, rollout: &Rollout) -> Result<Tally, StoreError> {
+/// How many are meant that were seen, and how many that were not.
+async fn count(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    cohorts: &Cohorts,
+) -> Result<(u64, u64), StoreError> {
+    let mut seen = 0;
+    parts(tx, selection, cohorts, |part| seen += part.devices()).await?;
+    Ok((seen, unseen(tx, selection).await?.len() as u64))
+}
+
+/// A rollout's devices and what became of them. `cohorts` is read where it is not yet known, so
+/// that a list of rollouts counts the fleet once.
+pub async fn tally(
+    tx: &mut Tx,
+    plan: &Plan,
+    rollout: &Rollout,
+    cohorts: &mut Option<Cohorts>,
+) -> Result<Tally, StoreError> {
     let attempts = tx.attempts_by_state(rollout.id).await?;
-    let filter = rollout.plan.filter.as_ref();
-    let (named, seen) = if rollout.target.all && filter.is_none() {
-        let seen = tx.count_devices().await?;
-        (seen, seen)
+    let selection = Selection::of(plan, rollout);
+    let (seen, unseen) = if selection.is_all() {
+        (tx.count_devices().await?, 0)
     } else {
-        let members = members(tx, plan, &rollout.target, filter).await?;
-        let seen = members.iter().filter(|member| member.device.is_some());
-        (members.len() as u64, seen.count() as u64)
+        let known = match cohorts.take() {
+            Some(known) => known,
+            None => tx.cohort_sizes().await?,
+        };
+        let found = count(tx, &selection, &known).await?;
+        *cohorts = Some(known);
+        found
     };
     Ok(Tally {
-        named,
+        named: seen + unseen,
         seen,
         attempts,
     })

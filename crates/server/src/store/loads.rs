@@ -132,8 +132,9 @@ impl Tx {
         let found = self.one(
             concat!(
                 "SELECT COUNT(*) FROM attempt JOIN device ON device.id = attempt.device \
+                 JOIN sighting ON sighting.device = attempt.device \
                  WHERE attempt.rollout = $1 AND attempt.is_current = 1 \
-                 AND attempt.state = 'succeeded' AND (device.last_seen < $2 OR device.reset IN ",
+                 AND attempt.state = 'succeeded' AND (sighting.last_seen < $2 OR device.reset IN ",
                 crashes!(),
                 ")"
             ),
@@ -152,9 +153,9 @@ impl Tx {
         lost_before: i64,
     ) -> Result<Sample, StoreError> {
         let found = self.one(
-            "SELECT COUNT(*), COUNT(CASE WHEN last_seen < $3 THEN 1 END) FROM device \
+            "SELECT COUNT(*), COUNT(CASE WHEN last_seen < $3 THEN 1 END) FROM sighting \
              WHERE last_seen >= $2 AND NOT EXISTS (SELECT 1 FROM attempt \
-             WHERE attempt.rollout = $1 AND attempt.device = device.id \
+             WHERE attempt.rollout = $1 AND attempt.device = sighting.device \
              AND attempt.is_current = 1)",
             values![rollout, since, lost_before],
             |row| {

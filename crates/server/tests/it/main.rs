@@ -22,6 +22,7 @@ mod device_identity;
 mod devices;
 mod events;
 mod groups;
+mod kinds;
 mod log;
 mod mqtt;
 #[cfg(feature = "oidc")]
