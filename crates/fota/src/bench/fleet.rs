@@ -126,7 +126,7 @@ async fn measure(args: &Args) -> Result<Figures> {
     let figures = Figures {
         database: server.state.store.engine().to_owned(),
         devices: args.devices,
-        kinds: server.state.store.read().await?.cohort_sizes().await?.len() as u64,
+        kinds: server.state.store.read().await?.cohorts(0, 0).await?.len() as u64,
         registered_in_ms,
         start_rows,
         peak_memory_bytes: peak_memory(),
@@ -157,7 +157,7 @@ async fn register(server: &Running, client: &Client, devices: u64, kinds: u64) -
         tx.add_to_group(&format!("hall-{}", kind % GROUPS), &id)
             .await?;
         if kind % 3 == 0 {
-            tx.put_tag(&id, "ring", ["alpha", "beta"][(kind % 2) as usize])
+            tx.put_tag(&id, "ring", ["alpha", "beta"][(kind / 4 % 2) as usize])
                 .await?;
         }
         // The last kinds have one device less each where it does not come out even.
@@ -264,17 +264,17 @@ impl Bench<'_> {
             ),
             (
                 "preview, group and tag",
-                "group:hall-3",
+                "group:hall-4",
                 Some("tag.ring == beta"),
             ),
             (
                 "preview, named by id",
                 "all",
-                Some("id in (D00001, D00003-1, D00005-2)"),
+                Some("id in (D00000, D00012-1, D00024-2)"),
             ),
             (
                 "preview, ids like a pattern",
-                "group:hall-3",
+                "group:hall-4",
                 Some("id =~ D000*"),
             ),
         ];

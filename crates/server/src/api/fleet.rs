@@ -37,7 +37,7 @@ pub async fn summary(State(state): State<AppState>) -> Result<Json<FleetSummary>
         .await?;
     let mut summary = FleetSummary::default();
     let mut versions: BTreeMap<String, u64> = BTreeMap::new();
-    tx.each_kind(|number, kind| {
+    tx.each_kind(|number, kind, _| {
         let cohort = cohorts.get(&number).copied().unwrap_or_default();
         summary.total += cohort.devices;
         summary.online += cohort.online;

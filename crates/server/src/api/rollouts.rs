@@ -81,8 +81,10 @@ pub async fn list(
     state.fleet.flush(&state.store).await?;
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let stored = tx.rollouts_page(before, limit).await?;
-    let items = view::rollouts(&state, &mut tx, &plan, &stored).await?;
+    let mut items = Vec::new();
+    for rollout in tx.rollouts_page(before, limit).await? {
+        items.push(view::rollout(&state, &mut tx, &plan, &rollout).await?);
+    }
     Ok(Json(page(items, limit, |rollout: &Rollout| {
         rollout.id.to_string()
     })))

@@ -94,9 +94,8 @@ async fn running(
     rollout: &Rollout,
 ) -> Result<Vec<(Sha256, PatchProfile)>, StoreError> {
     let plan = state.fleet.plan(tx).await?;
-    let cohorts = tx.cohort_sizes().await?;
     let mut counts = BTreeMap::<(Sha256, PatchProfile), u64>::new();
-    population::parts(tx, &Selection::of(&plan, rollout), &cohorts, |part| {
+    population::parts(tx, &Selection::of(&plan, rollout), |part| {
         let device = &part.kind().device;
         if let (Some(elf), Some(profile), true) =
             (device.elf, device.patches, device.trust.needs_signature())

@@ -1,7 +1,7 @@
 //! The devices that a rollout names, whatever the size of the fleet: asked kind by kind
 //! ([`crate::domain::kind`]), and device by device only where an answer depends on the id.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use crate::{
     domain::{
@@ -10,11 +10,8 @@ use crate::{
         plan::{Reach, bucket},
         rollout::Tally,
     },
-    store::{Cohort, StoreError, Tx},
+    store::{StoreError, Tx},
 };
-
-/// Devices of each kind, by its number.
-pub type Cohorts = HashMap<i64, Cohort>;
 
 /// Devices that are meant.
 pub enum Part<'k> {
@@ -22,7 +19,7 @@ pub enum Part<'k> {
     Whole {
         number: i64,
         kind: &'k Kind,
-        cohort: Cohort,
+        devices: u64,
     },
     /// One, as its kind with its id.
     One { kind: &'k Kind, last_seen: i64 },
@@ -37,7 +34,7 @@ impl Part<'_> {
 
     pub fn devices(&self) -> u64 {
         match self {
-            Self::Whole { cohort, .. } => cohort.devices,
+            Self::Whole { devices, .. } => *devices,
             Self::One { .. } => 1,
         }
     }
@@ -47,29 +44,26 @@ impl Part<'_> {
 pub async fn parts(
     tx: &mut Tx,
     selection: &Selection<'_>,
-    cohorts: &Cohorts,
     mut take: impl FnMut(Part),
 ) -> Result<(), StoreError> {
     if let Some(ids) = selection.only() {
         return ones(tx, selection, &ids, false, take).await;
     }
     let mut undecided = Vec::new();
-    tx.each_kind(|number, kind| match selection.of_kind(&kind) {
+    tx.each_kind(|number, kind, devices| match selection.of_kind(&kind) {
         Some(true) => {
-            if let Some(cohort) = cohorts.get(&number).copied() {
-                let kind = &kind;
-                take(Part::Whole {
-                    number,
-                    kind,
-                    cohort,
-                });
-            }
+            let kind = &kind;
+            take(Part::Whole {
+                number,
+                kind,
+                devices,
+            });
         }
         Some(false) => {}
         None => undecided.push(number),
     })
     .await?;
-    tx.each_of_kinds(&undecided, |_, kind, last_seen| {
+    tx.each_of_kinds(&undecided, |kind, last_seen| {
         if selection.holds(kind) {
             take(Part::One { kind, last_seen });
         }
@@ -106,33 +100,28 @@ pub async fn each(
     selection: &Selection<'_>,
     mut take: impl FnMut(&Kind, i64),
 ) -> Result<(), StoreError> {
-    if let Some(ids) = selection.only() {
-        return ones(tx, selection, &ids, false, one(take)).await;
-    }
-    let mut meant = BTreeMap::new();
-    tx.each_kind(|number, kind| match selection.of_kind(&kind) {
-        Some(false) => {}
-        decided => {
-            meant.insert(number, decided.is_some());
-        }
+    let mut whole = Vec::new();
+    parts(tx, selection, |part| match part {
+        Part::Whole { number, .. } => whole.push(number),
+        Part::One { kind, last_seen } => take(kind, last_seen),
     })
     .await?;
-    let numbers: Vec<i64> = meant.keys().copied().collect();
-    tx.each_of_kinds(&numbers, |number, kind, last_seen| {
-        if meant.get(&number) == Some(&true) || selection.holds(kind) {
-            take(kind, last_seen);
-        }
-    })
-    .await?;
-    ones(tx, selection, &selection.target.devices, true, one(take)).await
+    tx.each_of_kinds(&whole, take).await
 }
 
-fn one(mut take: impl FnMut(&Kind, i64)) -> impl FnMut(Part) {
-    move |part| {
-        if let Part::One { kind, last_seen } = part {
-            take(kind, last_seen);
-        }
-    }
+/// Gives the id of every device that was seen and is meant; in no order.
+async fn each_id(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    mut take: impl FnMut(&str),
+) -> Result<(), StoreError> {
+    let mut whole = Vec::new();
+    parts(tx, selection, |part| match part {
+        Part::Whole { number, .. } => whole.push(number),
+        Part::One { kind, .. } => take(&kind.device.id),
+    })
+    .await?;
+    tx.each_id_of_kinds(&whole, take).await
 }
 
 /// Devices that are named and were never seen. Of these nothing is known but their names, so a
@@ -159,8 +148,8 @@ pub async fn unseen(
 /// The ids of all devices that are meant, seen or not.
 pub async fn ids(tx: &mut Tx, selection: &Selection<'_>) -> Result<BTreeSet<String>, StoreError> {
     let mut ids = unseen(tx, selection).await?;
-    each(tx, selection, |kind, _| {
-        ids.insert(kind.device.id.clone());
+    each_id(tx, selection, |id| {
+        ids.insert(id.to_owned());
     })
     .await?;
     Ok(ids)
@@ -174,8 +163,7 @@ pub async fn some_ids(
 ) -> Result<BTreeSet<String>, StoreError> {
     let mut ids = unseen(tx, selection).await?;
     let mut whole = Vec::new();
-    let cohorts = tx.cohort_sizes().await?;
-    parts(tx, selection, &cohorts, |part| match part {
+    parts(tx, selection, |part| match part {
         Part::Whole { number, .. } => whole.push(number),
         Part::One { kind, .. } if ids.len() < limit => {
             ids.insert(kind.device.id.clone());
@@ -197,13 +185,11 @@ pub async fn some_ids(
 pub async fn wave_devices(tx: &mut Tx, plan: &Plan, rollout: &Rollout) -> Result<u64, StoreError> {
     let selection = Selection::of(plan, rollout);
     if let Reach::First(devices) = rollout.plan.wave(rollout.wave).reach {
-        let cohorts = tx.cohort_sizes().await?;
-        let (seen, unseen) = count(tx, &selection, &cohorts).await?;
+        let (seen, unseen) = count(tx, &selection).await?;
         return Ok(u64::from(devices).min(seen + unseen));
     }
     let mut devices = 0;
-    each(tx, &selection, |kind, _| {
-        let id = &kind.device.id;
+    each_id(tx, &selection, |id| {
         if rollout.plan.wave_of(id, bucket(rollout.id, id)) == rollout.wave {
             devices += 1;
         }
@@ -213,36 +199,19 @@ pub async fn wave_devices(tx: &mut Tx, plan: &Plan, rollout: &Rollout) -> Result
 }
 
 /// How many are meant that were seen, and how many that were not.
-async fn count(
-    tx: &mut Tx,
-    selection: &Selection<'_>,
-    cohorts: &Cohorts,
-) -> Result<(u64, u64), StoreError> {
+async fn count(tx: &mut Tx, selection: &Selection<'_>) -> Result<(u64, u64), StoreError> {
     let mut seen = 0;
-    parts(tx, selection, cohorts, |part| seen += part.devices()).await?;
+    parts(tx, selection, |part| seen += part.devices()).await?;
     Ok((seen, unseen(tx, selection).await?.len() as u64))
 }
 
-/// A rollout's devices and what became of them. `cohorts` is read where it is not yet known, so
-/// that a list of rollouts counts the fleet once.
-pub async fn tally(
-    tx: &mut Tx,
-    plan: &Plan,
-    rollout: &Rollout,
-    cohorts: &mut Option<Cohorts>,
-) -> Result<Tally, StoreError> {
+/// A rollout's devices and what became of them.
+pub async fn tally(tx: &mut Tx, plan: &Plan, rollout: &Rollout) -> Result<Tally, StoreError> {
     let attempts = tx.attempts_by_state(rollout.id).await?;
     let selection = Selection::of(plan, rollout);
-    let (seen, unseen) = if selection.is_all() {
-        (tx.count_devices().await?, 0)
-    } else {
-        let known = match cohorts.take() {
-            Some(known) => known,
-            None => tx.cohort_sizes().await?,
-        };
-        let found = count(tx, &selection, &known).await?;
-        *cohorts = Some(known);
-        found
+    let (seen, unseen) = match selection.is_all() {
+        true => (tx.count_devices().await?, 0),
+        false => count(tx, &selection).await?,
     };
     Ok(Tally {
         named: seen + unseen,

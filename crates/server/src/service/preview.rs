@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -12,7 +12,7 @@ use fota_proto::{
 };
 
 use super::{
-    population::{Cohorts, Part, parts, unseen},
+    population::{Part, parts, unseen},
     rollouts::{Checked, check},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     api::problem::Refusal,
     domain::{
         fit::{chip_name, fits},
-        kind::{Kind, Selection},
+        kind::Selection,
         model::{Device, Plan},
         presence::seen_between,
         trust::takes,
@@ -40,11 +40,16 @@ pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Previ
     let now = state.now_ms();
     let (online_after, _) = seen_between(Presence::Online, now, state.config.poll_s);
     let release = asked.checked.release.id;
-    let cohorts = tx.cohorts(online_after, online_after).await?;
-    let blocked = tx.blocked_cohorts(release, online_after).await?;
     let selection = asked.selection();
-    let mut sheet = Sheet::new(&asked, &blocked, now, online_after);
-    parts(&mut tx, &selection, &cohorts, |part| sheet.add(&part)).await?;
+    let counted = match selection.only() {
+        Some(_) => Counted::default(),
+        None => Counted {
+            cohorts: tx.cohorts(online_after, online_after).await?,
+            blocked: tx.blocked_cohorts(release, online_after).await?,
+        },
+    };
+    let mut sheet = Sheet::new(&asked, &counted, now, online_after);
+    parts(&mut tx, &selection, |part| sheet.add(&part)).await?;
     // Not seen yet: they will be offered the release when they come.
     sheet.matched += unseen(&mut tx, &selection).await?.len() as u64;
     let excluded = sheet.names(&mut tx).await?;
@@ -119,11 +124,18 @@ fn of(device: &Device, reason: SkipReason) -> Option<String> {
     }
 }
 
+/// Devices by kind: all of them, and those that the release is blocked on. Where a few are named,
+/// nobody counts them.
+#[derive(Default)]
+struct Counted {
+    cohorts: HashMap<i64, Cohort>,
+    blocked: HashMap<i64, Cohort>,
+}
+
 /// The counts of a preview while they are made.
 struct Sheet<'a> {
     asked: &'a Asked<'a>,
-    /// Devices that the release is blocked on, by kind.
-    blocked: &'a Cohorts,
+    counted: &'a Counted,
     now: i64,
     online_after: i64,
     matched: u64,
@@ -135,10 +147,10 @@ struct Sheet<'a> {
 }
 
 impl<'a> Sheet<'a> {
-    fn new(asked: &'a Asked, blocked: &'a Cohorts, now: i64, online_after: i64) -> Self {
+    fn new(asked: &'a Asked, counted: &'a Counted, now: i64, online_after: i64) -> Self {
         Self {
             asked,
-            blocked,
+            counted,
             now,
             online_after,
             matched: 0,
@@ -151,27 +163,24 @@ impl<'a> Sheet<'a> {
 
     fn add(&mut self, part: &Part) {
         match part {
-            Part::Whole {
-                number,
-                kind,
-                cohort,
-            } => self.add_kind(*number, kind, *cohort),
+            Part::Whole { number, kind, .. } => self.add_kind(*number, &kind.device),
             Part::One { kind, last_seen } => self.add_one(&kind.device, *last_seen),
         }
     }
 
-    fn add_kind(&mut self, number: i64, kind: &Kind, cohort: Cohort) {
-        if let Some(reason) = self.asked.unfit(&kind.device, self.now) {
-            self.leave_out(&kind.device, reason, cohort.devices);
+    fn add_kind(&mut self, number: i64, device: &Device) {
+        let of = |cohorts: &HashMap<i64, Cohort>| cohorts.get(&number).copied().unwrap_or_default();
+        let (all, blocked) = (of(&self.counted.cohorts), of(&self.counted.blocked));
+        if let Some(reason) = self.asked.unfit(device, self.now) {
+            self.leave_out(device, reason, all.devices);
             self.note(number, reason);
             return;
         }
-        let blocked = self.blocked.get(&number).copied().unwrap_or_default();
-        self.matched += cohort.devices - blocked.devices;
-        self.online += cohort.online - blocked.online;
+        self.matched += all.devices - blocked.devices;
+        self.online += all.online - blocked.online;
         if blocked.devices > 0 {
             let reason = SkipReason::BlockedRelease;
-            self.leave_out(&kind.device, reason, blocked.devices);
+            self.leave_out(device, reason, blocked.devices);
             self.note(number, reason);
         }
     }

@@ -203,32 +203,7 @@ pub async fn rollout(
     plan: &Plan,
     rollout: &Rollout,
 ) -> Result<manager::Rollout, StoreError> {
-    one_of_rollouts(state, tx, plan, rollout, &mut None).await
-}
-
-/// Rollouts with their counts: the fleet is counted once for all of them.
-pub async fn rollouts(
-    state: &AppState,
-    tx: &mut Tx,
-    plan: &Plan,
-    rollouts: &[Rollout],
-) -> Result<Vec<manager::Rollout>, StoreError> {
-    let mut cohorts = None;
-    let mut shown = Vec::new();
-    for rollout in rollouts {
-        shown.push(one_of_rollouts(state, tx, plan, rollout, &mut cohorts).await?);
-    }
-    Ok(shown)
-}
-
-async fn one_of_rollouts(
-    state: &AppState,
-    tx: &mut Tx,
-    plan: &Plan,
-    rollout: &Rollout,
-    cohorts: &mut Option<population::Cohorts>,
-) -> Result<manager::Rollout, StoreError> {
-    let tally = population::tally(tx, plan, rollout, cohorts).await?;
+    let tally = population::tally(tx, plan, rollout).await?;
     let version = version(plan, rollout.release);
     let targets = super::rollouts::shown(&rollout.target);
     let (max, back) = (rollout.failures_max, rollout.rollback_on_failure);

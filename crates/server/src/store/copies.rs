@@ -27,10 +27,10 @@ macro_rules! numbered {
     };
 }
 
-/// Apart by a prime, so that neighbours are not seen together.
+/// Apart by a prime near the golden section of 2^32, so that even few are spread evenly.
 const SIGHTINGS: &str = numbered!(
     "sighting (device, kind, last_seen)",
-    "sighting.device || '-' || copy.number, kind, $3 - (copy.number * 7919003) % $4 \
+    "sighting.device || '-' || copy.number, kind, $3 - (copy.number * 2654435761) % $4 \
      FROM copy, sighting WHERE sighting.device = $1"
 );
 const DEVICES: &str = numbered!(
@@ -66,6 +66,12 @@ impl Tx {
         for sql in [DEVICES, GROUPS, TAGS] {
             self.run(sql, values![of, number]).await?;
         }
+        self.run(
+            "UPDATE kind SET devices = devices + $1 \
+             WHERE id = (SELECT kind FROM sighting WHERE device = $2)",
+            values![number, of],
+        )
+        .await?;
         Ok(())
     }
 

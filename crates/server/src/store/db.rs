@@ -259,14 +259,6 @@ fn postgres_row(row: &PgRow) -> Result<Row, StoreError> {
 }
 
 impl Row {
-    /// The next value, where it is a number, without going past it.
-    pub(super) fn first_int(&self) -> Option<i64> {
-        match self.cells.as_slice().first() {
-            Some(Value::Int(int)) => *int,
-            _ => None,
-        }
-    }
-
     pub(super) fn int_maybe(&mut self) -> Result<Option<i64>, StoreError> {
         match self.cells.next() {
             Some(Value::Int(int)) => Ok(int),

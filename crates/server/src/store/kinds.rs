@@ -6,11 +6,7 @@ use fota_proto::Sha256;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use super::{
-    Store, StoreError, Tx,
-    db::{Row, values},
-    devices::protocol,
-};
+use super::{Store, StoreError, Tx, db::values, devices::protocol};
 use crate::domain::{
     delta::{profile_name, profile_of},
     kind::Kind,
@@ -19,8 +15,10 @@ use crate::domain::{
 
 /// Devices whose kinds are worked out in one transaction after an upgrade.
 const SETTLED_AT_ONCE: i64 = 1000;
-/// So many kinds are asked for one by one; of more, the whole fleet is gone through once.
+/// So many kinds are asked for one by one; of more, all between them are gone through too.
 const KINDS_ONE_BY_ONE_MAX: usize = 200;
+/// Kinds that are in memory at once: some 10 MB.
+const KINDS_HELD_MAX: usize = 10_000;
 
 /// The devices of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,10 +145,25 @@ impl Tx {
             values![&device.id, kind, device.last_seen],
         )
         .await?;
-        match before {
-            Some(before) if before != kind => self.drop_empty_kind(before).await,
-            _ => Ok(()),
+        if before == Some(kind) {
+            return Ok(());
         }
+        self.add_to_kind(kind, 1).await?;
+        match before {
+            Some(before) => self.add_to_kind(before, -1).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Only kinds that a device has are kept, so their number is bounded by the fleet.
+    pub(super) async fn add_to_kind(&mut self, kind: i64, devices: i64) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE kind SET devices = devices + $1 WHERE id = $2",
+            values![devices, kind],
+        )
+        .await?;
+        let sql = "DELETE FROM kind WHERE id = $1 AND devices = 0";
+        self.run(sql, values![kind]).await.map(drop)
     }
 
     /// Works out the kind of a device whose groups or tags have changed; nothing where it was
@@ -173,7 +186,8 @@ impl Tx {
         let id = self.one(next, [], |row| row.int()).await?.unwrap_or(1);
         let device = &kind.device;
         self.run(
-            "INSERT INTO kind (id, digest, facts, version, chip) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO kind (id, digest, facts, devices, version, chip) \
+             VALUES ($1, $2, $3, 0, $4, $5)",
             values![
                 id,
                 digest(&facts),
@@ -191,21 +205,10 @@ impl Tx {
         self.one(sql, values![digest(facts)], |row| row.int()).await
     }
 
-    /// Only kinds that a device has are kept, so their number is bounded by the fleet.
-    async fn drop_empty_kind(&mut self, id: i64) -> Result<(), StoreError> {
-        self.run(
-            "DELETE FROM kind WHERE id = $1 AND NOT EXISTS \
-             (SELECT 1 FROM sighting WHERE kind = $1)",
-            values![id],
-        )
-        .await
-        .map(drop)
-    }
-
     /// Takes a group out of all kinds, whatever the number of its devices.
     pub(super) async fn take_group_out(&mut self, group: &str) -> Result<(), StoreError> {
         let mut changed = Vec::new();
-        self.each_kind(|id, mut kind| {
+        self.each_kind(|id, mut kind, _| {
             let before = kind.groups.len();
             kind.groups.retain(|name| name != group);
             if kind.groups.len() < before {
@@ -217,8 +220,9 @@ impl Tx {
             match self.known_kind(&facts).await? {
                 Some(same) => {
                     let sql = "UPDATE sighting SET kind = $1 WHERE kind = $2";
-                    self.run(sql, values![same, id]).await?;
-                    self.drop_empty_kind(id).await?;
+                    let moved = self.run(sql, values![same, id]).await? as i64;
+                    self.add_to_kind(same, moved).await?;
+                    self.add_to_kind(id, -moved).await?;
                 }
                 None => {
                     let sql = "UPDATE kind SET digest = $1, facts = $2 WHERE id = $3";
@@ -259,23 +263,6 @@ impl Tx {
         Ok(cohorts)
     }
 
-    /// Only the numbers of devices, out of an index.
-    pub async fn cohort_sizes(&mut self) -> Result<HashMap<i64, Cohort>, StoreError> {
-        let mut cohorts = HashMap::new();
-        let sql = "SELECT kind, COUNT(*) FROM sighting GROUP BY kind";
-        self.each(sql, [], |row| {
-            let kind = row.int()?;
-            let cohort = Cohort {
-                devices: row.number()?,
-                ..Cohort::default()
-            };
-            cohorts.insert(kind, cohort);
-            Ok(())
-        })
-        .await?;
-        Ok(cohorts)
-    }
-
     /// Devices on which the release is blocked, by kind.
     pub async fn blocked_cohorts(
         &mut self,
@@ -300,17 +287,21 @@ impl Tx {
         Ok(blocked.await?.into_iter().collect())
     }
 
-    /// Every kind with its number.
-    pub async fn each_kind(&mut self, mut take: impl FnMut(i64, Kind)) -> Result<(), StoreError> {
-        self.each("SELECT id, facts FROM kind ORDER BY id", [], |row| {
+    /// Every kind with its number, and how many devices are of it.
+    pub async fn each_kind(
+        &mut self,
+        mut take: impl FnMut(i64, Kind, u64),
+    ) -> Result<(), StoreError> {
+        let sql = "SELECT id, facts, devices FROM kind ORDER BY id";
+        self.each(sql, [], |row| {
             let id = row.int()?;
-            take(id, kind(&row.text()?)?);
+            take(id, kind(&row.text()?)?, row.number()?);
             Ok(())
         })
         .await
     }
 
-    /// One device as its kind with its id; the number of the kind, and when it was seen.
+    /// One device as its kind with its id, and when it was seen.
     pub async fn sighted(&mut self, id: &str) -> Result<Option<(Kind, i64)>, StoreError> {
         let found = self.one(
             "SELECT facts, last_seen FROM sighting JOIN kind ON kind.id = sighting.kind \
@@ -324,31 +315,55 @@ impl Tx {
         }))
     }
 
-    /// The devices of these kinds, kind after kind: each as its kind with its id, and when it was
+    /// The devices of these kinds, which are sorted, each as its kind with its id, and when it was
     /// seen.
     pub async fn each_of_kinds(
         &mut self,
         wanted: &[i64],
-        mut take: impl FnMut(i64, &Kind, i64),
+        mut take: impl FnMut(&Kind, i64),
     ) -> Result<(), StoreError> {
-        let mut known = None;
-        let mut read = |row: &mut Row| one_of(row, &mut known, &mut take);
-        if wanted.len() <= KINDS_ONE_BY_ONE_MAX {
-            for number in wanted {
-                let sql = "SELECT kind, facts, device, last_seen FROM sighting \
-                           JOIN kind ON kind.id = sighting.kind WHERE kind = $1 ORDER BY device";
-                self.each(sql, values![*number], &mut read).await?;
-            }
-            return Ok(());
+        for (some, first, last) in runs(wanted) {
+            let mut kinds = HashMap::new();
+            let sql = "SELECT id, facts FROM kind WHERE id >= $1 AND id <= $2";
+            self.each(sql, values![first, last], |row| {
+                let id = row.int()?;
+                if some.binary_search(&id).is_ok() {
+                    kinds.insert(id, kind(&row.text()?)?);
+                }
+                Ok(())
+            })
+            .await?;
+            let sql = "SELECT kind, device, last_seen FROM sighting \
+                       WHERE kind >= $1 AND kind <= $2";
+            self.each(sql, values![first, last], |row| {
+                if let Some(of) = kinds.get_mut(&row.int()?) {
+                    of.device.id = row.text()?;
+                    take(of, row.int()?);
+                }
+                Ok(())
+            })
+            .await?;
         }
-        let wanted: std::collections::HashSet<i64> = wanted.iter().copied().collect();
-        let sql = "SELECT kind, facts, device, last_seen FROM sighting \
-                   JOIN kind ON kind.id = sighting.kind ORDER BY kind, device";
-        self.each(sql, [], |row| match row.first_int() {
-            Some(number) if wanted.contains(&number) => read(row),
-            _ => Ok(()),
-        })
-        .await
+        Ok(())
+    }
+
+    /// The ids of the devices of these kinds, which are sorted, out of an index.
+    pub async fn each_id_of_kinds(
+        &mut self,
+        wanted: &[i64],
+        mut take: impl FnMut(&str),
+    ) -> Result<(), StoreError> {
+        for (some, first, last) in runs(wanted) {
+            let sql = "SELECT kind, device FROM sighting WHERE kind >= $1 AND kind <= $2";
+            self.each(sql, values![first, last], |row| {
+                if some.binary_search(&row.int()?).is_ok() {
+                    take(&row.text()?);
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Ids of devices of a kind, sorted, at most `limit`.
@@ -390,26 +405,19 @@ impl Tx {
 
     /// Devices that were ever seen.
     pub async fn count_devices(&mut self) -> Result<u64, StoreError> {
-        let sql = "SELECT COUNT(*) FROM sighting";
+        let sql = "SELECT CAST(COALESCE(SUM(devices), 0) AS BIGINT) FROM kind";
         let seen = self.one(sql, [], |row| row.number()).await?;
         Ok(seen.unwrap_or(0))
     }
 }
 
-/// Reads the facts of a kind only with its first device.
-fn one_of(
-    row: &mut Row,
-    known: &mut Option<(i64, Kind)>,
-    take: &mut impl FnMut(i64, &Kind, i64),
-) -> Result<(), StoreError> {
-    let number = row.int()?;
-    let facts = row.text()?;
-    let mut of = match known.take() {
-        Some((same, of)) if same == number => of,
-        _ => kind(&facts)?,
+/// Sorted numbers as ranges that are gone through in one query each: few numbers one by one, of many
+/// the whole range, with what lies between.
+fn runs(wanted: &[i64]) -> impl Iterator<Item = (&[i64], i64, i64)> {
+    let at_once = match wanted.len() {
+        0..=KINDS_ONE_BY_ONE_MAX => 1,
+        _ => KINDS_HELD_MAX,
     };
-    of.device.id = row.text()?;
-    take(number, &of, row.int()?);
-    *known = Some((number, of));
-    Ok(())
+    let runs = wanted.chunks(at_once);
+    runs.filter_map(|run| Some((run, *run.first()?, *run.last()?)))
 }

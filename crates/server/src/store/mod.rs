@@ -103,7 +103,7 @@ impl Store {
 
     async fn migrated(db: Db) -> Result<Self, StoreError> {
         let store = Self { db };
-        schema::migrate(&store).await?;
+        schema::migrate(&store, schema::newest()).await?;
         kinds::settle_all(&store).await?;
         Ok(store)
     }

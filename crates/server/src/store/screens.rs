@@ -147,8 +147,7 @@ impl Tx {
     /// Versions that devices run, most devices first; at most `limit`.
     pub async fn running_versions(&mut self, limit: i64) -> Result<Vec<String>, StoreError> {
         self.all(
-            "SELECT COALESCE(version, 'unknown') FROM (SELECT kind, COUNT(*) AS devices \
-             FROM sighting GROUP BY kind) AS cohort JOIN kind ON kind.id = cohort.kind \
+            "SELECT COALESCE(version, 'unknown') FROM kind \
              GROUP BY version ORDER BY SUM(devices) DESC, version LIMIT $1",
             values![limit],
             |row| row.text(),

@@ -138,18 +138,19 @@ pub async fn show(state: &AppState, ask: &Ask) -> Result<Response, Fault> {
 /// All that run, then the last that have ended.
 async fn rollouts(state: &AppState, tx: &mut Tx) -> Result<Vec<Rollout>, StoreError> {
     let plan = state.fleet.plan(tx).await?;
-    let mut stored = tx.rollouts_page(i64::MAX, ROLLOUTS_READ_MAX).await?;
-    // Counting a rollout's devices is the dear part of this screen.
-    let mut ended = 0;
-    stored.retain(|rollout| {
+    let (mut shown, mut ended) = (Vec::new(), Vec::new());
+    for rollout in tx.rollouts_page(i64::MAX, ROLLOUTS_READ_MAX).await? {
         let may_offer = plan.rollout(rollout.id).is_some();
-        ended += usize::from(!may_offer);
-        may_offer || ended <= ROLLOUTS_ENDED_SHOWN_MAX
-    });
-    let rollouts = facts::rollouts(state, tx, &plan, &stored).await?;
-    let runs =
-        |rollout: &Rollout| matches!(rollout.state, RolloutState::Active | RolloutState::Paused);
-    let (mut shown, ended): (Vec<_>, Vec<_>) = rollouts.into_iter().partition(runs);
+        if !may_offer && ended.len() >= ROLLOUTS_ENDED_SHOWN_MAX {
+            // Counting a rollout's devices is the dear part of this screen.
+            continue;
+        }
+        let rollout = facts::rollout(state, tx, &plan, &rollout).await?;
+        match rollout.state {
+            RolloutState::Active | RolloutState::Paused => shown.push(rollout),
+            _ => ended.push(rollout),
+        }
+    }
     shown.extend(ended.into_iter().take(ROLLOUTS_ENDED_SHOWN_MAX));
     Ok(shown)
 }

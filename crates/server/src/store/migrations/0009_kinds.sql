@@ -11,11 +11,13 @@ INSERT INTO sighting (device, kind, last_seen) SELECT id, 0, last_seen FROM devi
 CREATE INDEX sighting_kind ON sighting (kind, device);
 ALTER TABLE device DROP COLUMN last_seen;
 
--- What a kind of device is, as JSON, under its SHA-256. Only kinds that a device has are kept.
+-- What a kind of device is, as JSON, under its SHA-256, and how many devices are of it. Only kinds
+-- that a device has are kept.
 CREATE TABLE kind (
     id BIGINT NOT NULL PRIMARY KEY,
     digest TEXT NOT NULL UNIQUE,
     facts TEXT NOT NULL,
+    devices BIGINT NOT NULL,
     version TEXT,
     chip BIGINT
 );
