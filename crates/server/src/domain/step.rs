@@ -14,8 +14,8 @@ use super::{
     delta::{self, Offered, Wanted},
     history,
     model::{
-        Attempt, Device, GroupRule, NewEvent, Plan, Release, Report, RollbackOrder, RollbackState,
-        Traited, Trust,
+        Attempt, Device, NewEvent, Plan, Release, Report, RollbackOrder, RollbackState, Traited,
+        Trust,
     },
     rules::{Budget, Load},
     trust::fork_warning,
@@ -472,12 +472,7 @@ pub fn join_groups(facts: &mut Facts, plan: &Plan, device: &Device) {
         groups: &facts.groups,
         tags: &facts.tags,
     };
-    let holds = |rule: &&GroupRule| {
-        let filter = rule.filter.as_ref();
-        filter.is_some_and(|filter| filter.matches(&traits)) && !traits.groups.contains(&rule.name)
-    };
-    let joined = plan.groups.iter().filter(holds);
-    let joined: Vec<String> = joined.map(|rule| rule.name.clone()).collect();
+    let joined: Vec<String> = plan.joined(&traits).map(str::to_owned).collect();
     facts.groups.extend(joined);
 }
 

@@ -23,6 +23,7 @@ mod devices;
 mod events;
 mod gates;
 mod groups;
+mod kinds;
 mod log;
 mod mqtt;
 #[cfg(feature = "oidc")]
