@@ -350,6 +350,17 @@ impl Target {
             .chain(self.devices.iter().cloned())
             .collect()
     }
+
+    /// The targets for people: at most a few of them.
+    pub fn shown(&self) -> String {
+        const SHOWN_MAX: usize = 5;
+        let mut texts = self.to_texts();
+        if let Some(more @ 1..) = texts.len().checked_sub(SHOWN_MAX) {
+            texts.truncate(SHOWN_MAX);
+            texts.push(format!("{more} more"));
+        }
+        texts.join(", ")
+    }
 }
 
 /// Whether a rollout offers, as stored; `complete` follows from the counts.

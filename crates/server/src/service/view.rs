@@ -206,12 +206,10 @@ pub async fn rollout(
 ) -> Result<manager::Rollout, StoreError> {
     let tally = population::tally(tx, plan, rollout).await?;
     let version = version(plan, rollout.release);
-    let targets = super::rollouts::shown(&rollout.target);
-    let (max, back) = (rollout.failures_max, rollout.rollback_on_failure);
     Ok(manager::Rollout {
         id: rollout.id,
         release: rollout.release,
-        sentence: sentence(&version, &targets, &rollout.plan, max, back),
+        sentence: sentence(&version, rollout),
         version,
         to: rollout.target.to_texts(),
         state: state_of(rollout, &tally),

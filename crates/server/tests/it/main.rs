@@ -41,4 +41,5 @@ mod start;
 mod tls;
 mod waves;
 mod web;
+mod web_start;
 mod webhooks;
