@@ -172,9 +172,9 @@ async function rollouts(tests, page, go) {
     const hour = (Number(new Intl.DateTimeFormat('en-GB', { hour: '2-digit', timeZone: 'Europe/Berlin' }).format()) + 12) % 24;
     const two = (number) => String(number % 24).padStart(2, '0');
     await other.goto(`${origin(page)}/rollouts/new?release=1&all=1&zone=Europe/Berlin&download=${two(hour)}:00-${two(hour + 1)}:00`);
-    const fleet = await other.getByTestId('opens-fleet').textContent();
-    const local = await other.getByTestId('opens-local').textContent();
-    const moment = Date.parse(await other.getByTestId('opens-local').getAttribute('datetime'));
+    const fleet = await other.getByTestId('clock-fleet').textContent();
+    const local = await other.getByTestId('clock-here').textContent();
+    const moment = Date.parse(await other.getByTestId('clock-here').getAttribute('datetime'));
     const clock = (timeZone) => `${new Date(moment).toLocaleString('sv-SE', { dateStyle: 'short', timeStyle: 'short', timeZone })} ${timeZone}`;
     equal([fleet, local], [clock('Europe/Berlin'), clock('America/New_York')], 'the two clocks');
     holds(fleet.includes(` ${two(hour)}:00 `), fleet);

@@ -70,6 +70,7 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/healthz", Access::Open),
     ("GET", "/readyz", Access::Open),
     ("GET", "/api/openapi.json", Access::Open),
+    ("GET", "/api/schemas/{name}", Access::Open),
     ("POST", "/d/v1/check-in", Access::Open),
     ("POST", "/d/v1/enrol", Access::Open),
     ("GET", "/d/v1/blobs/{sha256}", Access::Open),
@@ -261,6 +262,7 @@ fn open() -> Router<AppState> {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/api/openapi.json", get(openapi::document))
+        .route("/api/schemas/{name}", get(openapi::schema))
 }
 
 /// What needs no token because it is for devices, which trust signatures and digests and are

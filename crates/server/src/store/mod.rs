@@ -39,7 +39,7 @@ pub use db::Tx;
 pub use deltas::{DeltaFilter, Made, StoredDelta};
 pub use devices::DeviceFilter;
 pub use events::EventFilter;
-pub use screens::{ListFilter, Of, Sort};
+pub use screens::{ListFilter, Of, Sort, WaveDevices};
 pub use sessions::{Session, SessionOf};
 pub use signing::StoredRoot;
 pub use tokens::StoredToken;

@@ -30,7 +30,10 @@ use crate::{
         problem::Refusal,
     },
     auth::By,
-    domain::model::{self, Plan},
+    domain::{
+        attempt::is_failure,
+        model::{self, Plan},
+    },
     service::{rollbacks, rollouts::device_id, view as facts, why},
     store::{Of, StoreError, Tx},
 };
@@ -67,6 +70,8 @@ struct Screen {
     /// Why it cannot go back; none where it can.
     no_way_back: Option<&'static str>,
     can_revoke: bool,
+    /// The rollout in which it went wrong, while that may still be paused.
+    failed_in: Option<i64>,
     show_cli: Cli,
     events_cli: Cli,
 }
@@ -151,6 +156,7 @@ pub async fn show(
         steps,
         attempts,
         events: events.iter().map(|event| Line::new(event, now)).collect(),
+        failed_in: failed_in(&plan, &device),
         can_revoke: credentials.iter().any(|one| one.revoked_at.is_none()),
         credentials: credentials.iter().map(|one| credential(one, now)).collect(),
         standing: standing.map(|order| order.reason.clone()),
@@ -167,6 +173,13 @@ async fn find(tx: &mut Tx, id: &str) -> Result<model::Device, Refusal> {
         let what = format!("device {id}: it has never checked in");
         Refusal::not_found(what).of("id")
     })
+}
+
+fn failed_in(plan: &Plan, device: &Device) -> Option<i64> {
+    let attempt = device.attempt.as_ref()?;
+    let rollout = plan.rollout(attempt.rollout)?;
+    let is_active = rollout.standing == model::Standing::Active;
+    (is_active && is_failure(attempt.state)).then_some(rollout.id)
 }
 
 fn no_way_back(device: &Device) -> Option<&'static str> {

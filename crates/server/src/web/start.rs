@@ -14,8 +14,7 @@ use super::{
     confirm::go,
     fault::Fault,
     form::Form,
-    pieces::{Cli, shell},
-    time::iso,
+    pieces::{Cli, Clock, shell},
     words,
 };
 use crate::{
@@ -116,15 +115,7 @@ struct LeftOut {
 struct Opening {
     verb: &'static str,
     /// None: not within the next year.
-    at: Option<OpensAt>,
-}
-
-/// A moment on the clock of the fleet's zone, for people; and for the script, which shows it on
-/// the clock of the browser.
-struct OpensAt {
-    at_ms: i64,
-    iso: String,
-    fleet: String,
+    at: Option<Clock>,
 }
 
 /// `GET /rollouts/new`.
@@ -283,12 +274,10 @@ fn opening(verb: &'static str, schedule: &Schedule, zone: &Zone, now: i64) -> Op
     let Gate::Closed { opens_at } = schedule.gate(now, zone) else {
         return None;
     };
-    let at = opens_at.map(|at_ms| OpensAt {
-        at_ms,
-        iso: iso(at_ms),
-        fleet: format!("{} {zone}", zone.clock(at_ms)),
-    });
-    Some(Opening { verb, at })
+    Some(Opening {
+        verb,
+        at: opens_at.map(|at| Clock::new(at, zone)),
+    })
 }
 
 fn key() -> Result<String, Refusal> {

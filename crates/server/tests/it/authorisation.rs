@@ -14,6 +14,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/healthz", "open"),
     ("GET", "/readyz", "open"),
     ("GET", "/api/openapi.json", "open"),
+    ("GET", "/api/schemas/{name}", "open"),
     ("POST", "/d/v1/check-in", "open"),
     ("POST", "/d/v1/enrol", "open"),
     ("GET", "/d/v1/blobs/{sha256}", "open"),

@@ -290,6 +290,9 @@ fn bad_others(path: &str) -> Option<Vec<Bad>> {
     let blob = |name: &str, status, field| Bad::path(&format!("/d/v1/blobs/{name}"), status, field);
     Some(match path {
         "/healthz" | "/readyz" | "/api/openapi.json" => Vec::new(),
+        "/api/schemas/{name}" => ["x", "RolloutDetail", "Nothing.json"]
+            .map(|name| Bad::path(&format!("/api/schemas/{name}"), 404, "name"))
+            .into(),
         "/api/v1/server" | "/api/v1/fleet/summary" | "/api/v1/whoami" => Vec::new(),
         "/d/v1/check-in" => bad_check_ins(),
         "/d/v1/enrol" => bad_enrolments(path),

@@ -1,10 +1,10 @@
 //! The wizard for rollouts, as a browser without JavaScript gets it.
 
-use fota_proto::manager::Percent;
-use reqwest::StatusCode;
+use fota_proto::{FailureCode, checkin::End, manager::Percent};
+use reqwest::{Method, StatusCode};
 
 use crate::{
-    support::{Server, Setup, Story},
+    support::{Reply, Server, Setup, Story, TestDevice},
     web::{screen, send},
 };
 
@@ -60,4 +60,48 @@ async fn what_is_wrong_with_an_entry_is_told_beside_the_form() {
     }
     let none = send(&server, "/rollouts", "release=2&all=1&waves=50").await;
     assert_eq!(none, StatusCode::BAD_REQUEST);
+}
+
+/// R7: where a failure is shown, its rollout can be paused and rolled back at once.
+#[tokio::test]
+async fn a_failure_has_pause_and_rollback_beside_it() {
+    let server = Server::start(Setup::default()).await;
+    let mut story = Story::begin(&server).await;
+    let mut good = TestDevice::running("ESP32-002", &story.old);
+    good.updates_to(&server, &story.new).await;
+    // A third is under way: there is something to pause.
+    let mut third = TestDevice::running("ESP32-003", &story.old);
+    third.check_in(&server).await.install();
+    let order = story.device.check_in(&server).await.install();
+    let failed = FailureCode::HashMismatch;
+    story.device.ends(&server, order, End::Failed, failed).await;
+    for path in ["/", "/rollouts", "/rollouts/r-1", "/devices/ESP32-001"] {
+        let shown = screen(&server, path).await;
+        assert!(shown.contains("href=\"/rollouts/r-1/pause\""), "{path}");
+        assert!(shown.contains("href=\"/rollouts/r-1/rollback\""), "{path}");
+    }
+}
+
+/// A second person approves on the screen of the rollout, and then its next wave may be begun.
+#[tokio::test]
+async fn a_plan_that_asks_for_a_second_person_is_approved_on_its_screen() {
+    let server = Server::start(Setup::default()).await;
+    Story::begin(&server).await;
+    send(&server, "/rollouts", ENTRIES).await;
+    let shown = screen(&server, "/rollouts/r-2").await;
+    assert!(shown.contains("data-testid=\"needs-approval\""));
+    assert!(!shown.contains("/rollouts/r-2/promote"));
+    let own = send(&server, "/rollouts/r-2/approve", "reason=x").await;
+    assert_eq!(own, StatusCode::CONFLICT, "not one's own");
+    let other = server.token("second", "operator").await;
+    let path = "/api/v1/rollouts/2/approve";
+    let reply = Reply::of(server.request_as(&other, Method::POST, path)).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    let shown = screen(&server, "/rollouts/r-2").await;
+    assert!(!shown.contains("data-testid=\"needs-approval\""));
+    assert!(shown.contains("Approved by") && shown.contains("data-testid=\"waves\""));
+    let begun = send(&server, "/rollouts/r-2/promote", "reason=x").await;
+    assert_eq!(begun, StatusCode::OK);
+    let shown = screen(&server, "/rollouts/r-2").await;
+    assert!(shown.contains("wave 2 of 3 begins: by hand"));
 }
