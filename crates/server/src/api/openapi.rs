@@ -11,8 +11,8 @@ use utoipa::{
 
 use super::{
     audit, blobs, checkin, clusters, credentials, deltas, devices, enrol, enrolment_keys, events,
-    extract::Segment, fleet, groups, health, log, problem::Refusal, products, releases, rollbacks,
-    rollouts, roots, session, tags, tokens, users, webhooks,
+    extract::Segment, fleet, groups, health, log, pins, problem::Refusal, products, releases,
+    rollbacks, rollouts, roots, session, tags, tokens, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -24,7 +24,7 @@ use super::{
         fleet::server, fleet::summary,
         releases::upload, releases::list, releases::show, releases::image, releases::yank,
         deltas::list, deltas::build,
-        devices::list, devices::show, devices::events, devices::why, devices::unblock, tags::change,
+        devices::list, devices::show, devices::events, devices::why, devices::block, devices::unblock, pins::pin, pins::unpin, tags::change,
         credentials::list, credentials::provision, credentials::revoke_all, credentials::revoke,
         credentials::allow_re_enrolment, credentials::claim,
         enrolment_keys::list, enrolment_keys::create, enrolment_keys::revoke,

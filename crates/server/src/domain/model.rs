@@ -376,6 +376,22 @@ pub enum Standing {
     Superseded,
 }
 
+/// What an operator has pinned a device to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pin {
+    /// The release that it may take; none: it takes no release.
+    pub release: Option<i64>,
+    pub reason: String,
+    pub at: i64,
+}
+
+impl Pin {
+    /// Whether the device may take the release.
+    pub fn lets(&self, release: i64) -> bool {
+        self.release == Some(release)
+    }
+}
+
 /// A rollout as stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rollout {

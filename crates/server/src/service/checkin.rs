@@ -70,6 +70,8 @@ async fn store(
         return Ok(plan.generation);
     }
     tx.put_device(&step.device).await?;
+    // The half hour of it is noted with the next flush.
+    state.fleet.saw(device, step.device.last_seen);
     for change in &step.changes {
         match change {
             Change::Begin(attempt) => tx.insert_attempt(attempt).await?,

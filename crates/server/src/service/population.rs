@@ -21,6 +21,44 @@ pub struct Member {
     pub tags: BTreeMap<String, String>,
 }
 
+/// What operators said of all devices: groups that are lists, and tags.
+pub struct Known {
+    groups: BTreeMap<String, Vec<String>>,
+    tags: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Known {
+    pub async fn read(tx: &mut Tx) -> Result<Self, StoreError> {
+        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (group, device) in tx.memberships().await? {
+            groups.entry(device).or_default().push(group);
+        }
+        let tags = tx.all_tags().await?;
+        Ok(Self { groups, tags })
+    }
+
+    /// Whether the filter holds of a device; each is asked about once.
+    pub fn is_meant(&mut self, plan: &Plan, filter: &Filter, device: &Device) -> bool {
+        let facts = self.facts(plan, device);
+        filter.matches(&Traited {
+            device,
+            groups: &facts.groups,
+            tags: &facts.tags,
+        })
+    }
+
+    /// The groups and tags of a device, which are not asked for again.
+    fn facts(&mut self, plan: &Plan, device: &Device) -> Facts {
+        let mut facts = Facts {
+            groups: self.groups.remove(&device.id).unwrap_or_default(),
+            tags: self.tags.remove(&device.id).unwrap_or_default(),
+            ..Facts::default()
+        };
+        join_groups(&mut facts, plan, device);
+        facts
+    }
+}
+
 /// The devices that a target names and of which the filter holds, by id. Of a device that was
 /// never seen nothing is known but its name, so a filter leaves it out.
 pub async fn members(
@@ -30,23 +68,21 @@ pub async fn members(
     filter: Option<&Filter>,
 ) -> Result<Vec<Member>, StoreError> {
     let mut unseen: BTreeSet<String> = target.devices.clone();
-    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (group, device) in tx.memberships().await? {
-        if target.groups.contains(&group) {
-            unseen.insert(device.clone());
-        }
-        groups.entry(device).or_default().push(group);
-    }
-    let mut tags = tx.all_tags().await?;
+    let mut known = Known::read(tx).await?;
+    let in_group = |(_, groups): &(&String, &Vec<String>)| {
+        groups.iter().any(|group| target.groups.contains(group))
+    };
+    unseen.extend(
+        known
+            .groups
+            .iter()
+            .filter(in_group)
+            .map(|(id, _)| id.clone()),
+    );
     let mut members = Vec::new();
     for device in devices(tx, plan, target, &unseen).await? {
         unseen.remove(&device.id);
-        let mut facts = Facts {
-            groups: groups.remove(&device.id).unwrap_or_default(),
-            tags: tags.remove(&device.id).unwrap_or_default(),
-            ..Facts::default()
-        };
-        join_groups(&mut facts, plan, &device);
+        let facts = known.facts(plan, &device);
         let traits = Traited {
             device: &device,
             groups: &facts.groups,
@@ -65,8 +101,8 @@ pub async fn members(
     }
     if filter.is_none() {
         members.extend(unseen.into_iter().map(|id| Member {
-            groups: groups.remove(&id).unwrap_or_default(),
-            tags: tags.remove(&id).unwrap_or_default(),
+            groups: known.groups.remove(&id).unwrap_or_default(),
+            tags: known.tags.remove(&id).unwrap_or_default(),
             id,
             device: None,
         }));

@@ -19,7 +19,7 @@ use crate::{
     api::problem::Refusal,
     domain::{
         fit::{chip_name, fits},
-        model::{Device, Plan},
+        model::{Device, Pin, Plan},
         presence::presence,
         trust::takes,
     },
@@ -83,6 +83,7 @@ pub struct Asked<'r> {
     pub checked: Checked,
     /// Devices that the release is blocked on.
     blocked: BTreeSet<String>,
+    pins: BTreeMap<String, Pin>,
 }
 
 impl<'r> Asked<'r> {
@@ -99,6 +100,7 @@ impl<'r> Asked<'r> {
         let asked = Self {
             request,
             blocked: tx.blocked_on(checked.release.id).await?,
+            pins: tx.pins().await?,
             plan,
             checked,
         };
@@ -111,10 +113,16 @@ impl<'r> Asked<'r> {
             let is_blocked = self.blocked.contains(&member.id);
             is_blocked.then_some(SkipReason::BlockedRelease)
         };
+        let is_pinned = || {
+            let pin = self.pins.get(&member.id)?;
+            let is_against = !pin.lets(self.checked.release.id);
+            is_against.then_some(SkipReason::OptedOut)
+        };
         let device = member.device.as_ref();
         device
             .and_then(|device| self.unfit(device, now))
             .or_else(blocked)
+            .or_else(is_pinned)
     }
 
     fn unfit(&self, device: &Device, now: i64) -> Option<SkipReason> {

@@ -15,7 +15,7 @@ use crate::{
             Attempt, Device, Plan, Protocol, Release, RollbackOrder, RollbackState, Rollout, Target,
         },
         plan::sentence,
-        presence::presence,
+        presence::{heard, presence},
         rollout::{counts, state as state_of},
         step::{Facts, join_groups},
         wave::{Verdict, judge, reaches},
@@ -83,6 +83,7 @@ pub async fn device(
     join_groups(&mut facts, plan, device);
     facts.groups.sort();
     let last_seen = state.fleet.last_seen(id, device.last_seen);
+    let (heard_at, bits) = tx.heard(id).await?;
     Ok(manager::Device {
         id: id.clone(),
         groups: facts.groups,
@@ -113,6 +114,13 @@ pub async fn device(
             .collect(),
         root_version: device.trust.root,
         epoch: device.trust.epoch,
+        pin: tx.pin(id).await?.map(|pin| manager::Pin {
+            version: pin.release.map(|release| version(plan, release)),
+            release: pin.release,
+            reason: pin.reason,
+            since: pin.at,
+        }),
+        heard: heard(heard_at, bits, state.now_ms()),
         log: device.trust.log.map(|log| manager::SeenHead {
             size: log.size,
             root: log.root,

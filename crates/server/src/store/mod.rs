@@ -16,6 +16,7 @@ mod enrolment;
 mod events;
 mod groups;
 mod loads;
+mod pins;
 mod plan;
 mod products;
 mod releases;

@@ -23,6 +23,17 @@ pub enum Sort {
     Away,
 }
 
+impl Sort {
+    /// Whether a device comes behind the last one of a page.
+    pub fn is_after(self, device: &Device, (seen, id): &(i64, String)) -> bool {
+        match self {
+            Self::Id => device.id > *id,
+            Self::Seen => (seen, &device.id) > (&device.last_seen, id),
+            Self::Away => (device.last_seen, &device.id) > (*seen, id),
+        }
+    }
+}
+
 /// Which devices a list shows, and in which order.
 #[derive(Clone, Debug, Default)]
 pub struct ListFilter {
@@ -48,6 +59,8 @@ macro_rules! matching {
         concat!(
             "WHERE ($1 = '' OR LOWER(device.id) LIKE $1 ESCAPE '\\') \
              AND ($2 = '' OR device.id IN (SELECT device FROM group_member WHERE group_name = $2)) \
+             AND ($3 = '' OR device.id IN (SELECT device FROM attempt WHERE is_current = 1 \
+             AND (state = $3 OR state LIKE $3 || ':%'))) \
              AND ($3 = '' OR EXISTS (SELECT 1 FROM attempt WHERE (attempt.state = $3 \
              OR attempt.state LIKE $3 || ':%') AND attempt.id = (SELECT newest.id \
              FROM attempt AS newest WHERE newest.device = device.id AND newest.is_current = 1 \

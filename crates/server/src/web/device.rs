@@ -9,8 +9,10 @@ use axum::{
 use fota_proto::{
     AttemptState,
     checkin::SlotState,
-    limits::REASON_BYTES_MAX,
-    manager::{Device, DeviceCredential, Event, RollbackRequest, RollbackState, Why},
+    limits::{NOTES_BYTES_MAX, REASON_BYTES_MAX},
+    manager::{
+        Device, DeviceCredential, Event, Pin, PinRequest, RollbackRequest, RollbackState, Why,
+    },
 };
 
 use super::{
@@ -27,6 +29,7 @@ use crate::{
     api::{
         credentials, devices,
         extract::{Json as JsonBody, Segment},
+        pins,
         problem::Refusal,
     },
     auth::By,
@@ -55,6 +58,9 @@ struct Screen {
     elf: String,
     slots: Vec<Slot>,
     facts: Vec<(&'static str, String)>,
+    pinned: Option<Pinned>,
+    /// What its application measured last.
+    metrics: Vec<(String, i32)>,
     /// The rollout of the steps.
     rollout: i64,
     steps: Vec<Step>,
@@ -84,6 +90,26 @@ struct Slot {
     version: String,
     elf: String,
     bytes: String,
+}
+
+/// What an operator has pinned it to, since when, and why.
+struct Pinned {
+    what: String,
+    since: When,
+    reason: String,
+}
+
+impl Pinned {
+    fn new(pin: &Pin, now: i64) -> Self {
+        Self {
+            what: match &pin.version {
+                Some(version) => format!("Pinned to {version}: it takes no other release"),
+                None => "Held: it takes no release".to_owned(),
+            },
+            since: When::new(pin.since, now),
+            reason: pin.reason.clone(),
+        }
+    }
 }
 
 /// A state of an attempt, and when it was reached.
@@ -148,6 +174,8 @@ pub async fn show(
             .map_or_else(String::new, |elf| elf.to_string()),
         slots: slots(&stored),
         facts: known(&device, &stored),
+        pinned: device.pin.as_ref().map(|pin| Pinned::new(pin, now)),
+        metrics: device.metrics.clone().into_iter().collect(),
         outcome: attempts
             .iter()
             .find(|attempt| attempt.rollout == rollout)
@@ -354,7 +382,14 @@ fn credential(credential: &DeviceCredential, now: i64) -> Credential {
 }
 
 /// What may be done to a device.
-fn question(device: &Device, action: &str) -> Result<Question, Refusal> {
+fn question(device: &Device, plan: &Plan, action: &str) -> Result<Question, Refusal> {
+    let reason = || Field::Reason {
+        needed: false,
+        bytes_max: NOTES_BYTES_MAX,
+    };
+    let offered = plan.releases.values().rev();
+    let versions = offered.filter(|release| !release.yanked);
+    let versions = versions.map(|release| release.version.clone()).collect();
     let (id, word) = (&device.id, shell(&device.id));
     let base = Question {
         here: "/devices",
@@ -369,6 +404,51 @@ fn question(device: &Device, action: &str) -> Result<Question, Refusal> {
     };
     match action {
         "rollback" => back_question(device, base),
+        "pin" => Ok(Question {
+            title: format!("Pin {id}"),
+            lead: format!("{id} takes this release and no other, whatever rollouts bring."),
+            fields: vec![
+                Field::Choice {
+                    name: "release",
+                    label: "Release",
+                    options: versions,
+                },
+                reason(),
+            ],
+            verb: "Pin",
+            tone: "busy",
+            cli: format!("fota device pin {word} VERSION"),
+            ..base
+        }),
+        "hold" => Ok(Question {
+            title: format!("Hold the updates of {id}"),
+            lead: format!("{id} takes no release until it is let go."),
+            fields: vec![reason()],
+            verb: "Hold",
+            tone: "busy",
+            cli: format!("fota device pin {word}"),
+            ..base
+        }),
+        "unpin" => Ok(Question {
+            title: format!("Let {id} go"),
+            lead: "It takes releases again as rollouts bring them.".to_owned(),
+            verb: "Let go",
+            tone: "busy",
+            cli: format!("fota device unpin {word}"),
+            ..base
+        }),
+        "block" => Ok(Question {
+            title: format!("Block a release on {id}"),
+            lead: "It is not offered to this device until it is unblocked here.".to_owned(),
+            fields: vec![Field::Choice {
+                name: "release",
+                label: "Release",
+                options: versions,
+            }],
+            verb: "Block",
+            cli: format!("fota device block {word} VERSION"),
+            ..base
+        }),
         "unblock" => Ok(Question {
             title: format!("Unblock a release on {id}"),
             lead: "A release that was rolled back on this device is not offered to it again. \
@@ -446,7 +526,7 @@ pub async fn ask(
     let plan = state.fleet.plan(&mut tx).await?;
     let stored = find(&mut tx, id.as_str()).await?;
     let device = facts::device(&state, &mut tx, &plan, &stored).await?;
-    let question = question(&device, &action)?;
+    let question = question(&device, &plan, &action)?;
     confirm::ask(&state, &asked, question)
 }
 
@@ -473,6 +553,21 @@ pub async fn act(
                 );
                 return Err(Refusal::conflict("not_ordered", detail).into());
             }
+        }
+        "pin" | "hold" => {
+            let body = PinRequest {
+                release: (action == "pin").then(|| form.text("release").to_owned()),
+                reason: form.text("reason").to_owned(),
+            };
+            let Json(_) = pins::pin(State(state), by, Segment(id.clone()), JsonBody(body)).await?;
+        }
+        "unpin" => drop(pins::unpin(State(state), by, Segment(id.clone())).await?),
+        "block" => {
+            let body = devices::Block {
+                release: form.text("release").to_owned(),
+            };
+            let Json(_) =
+                devices::block(State(state), by, Segment(id.clone()), JsonBody(body)).await?;
         }
         "unblock" => {
             let body = devices::Unblock {

@@ -14,6 +14,7 @@ use super::{
     confirm::go,
     fault::Fault,
     form::Form,
+    misread::Misread,
     pieces::{Cli, Clock, shell},
     words,
 };
@@ -27,7 +28,6 @@ use crate::{
     },
     auth::{By, secret},
     domain::{
-        filter::Filter,
         plan,
         window::{Gate, Schedule, Zone},
     },
@@ -83,14 +83,6 @@ struct Field {
     value: String,
 }
 
-/// A filter that is none: what comes before the place that is wrong, what is there, what follows.
-struct Misread {
-    before: String,
-    at: String,
-    after: String,
-    why: String,
-}
-
 /// What starting it would do.
 struct Review {
     sentence: String,
@@ -128,7 +120,7 @@ pub async fn form(State(state): State<AppState>, ask: Ask) -> Result<Response, F
     let Json(page) = releases::list(State(state.clone()), Query(query)).await?;
     let offered: Vec<_> = page.items.into_iter().filter(|one| !one.yanked).collect();
     let groups = state.store.read().await?.groups().await?;
-    let misread = misread(&entries.text("filter"));
+    let misread = Misread::of(&entries.text("filter"));
     let reviewed = match misread {
         Some(_) => Ok(None),
         None => review(&state, &entries).await,
@@ -195,24 +187,6 @@ fn sections(entries: &Entries) -> Vec<Shown> {
             .collect(),
     });
     shown.collect()
-}
-
-fn misread(text: &str) -> Option<Misread> {
-    if text.is_empty() {
-        return None;
-    }
-    let error = text.parse::<Filter>().err()?;
-    let place = error.position.saturating_sub(1);
-    let word = |c: char| !c.is_whitespace();
-    let before: String = text.chars().take(place).collect();
-    let at: String = text.chars().skip(place).take_while(|c| word(*c)).collect();
-    let after = text.chars().skip(place + at.chars().count()).collect();
-    Some(Misread {
-        before,
-        at: if at.is_empty() { "…".into() } else { at },
-        after,
-        why: error.to_string(),
-    })
 }
 
 /// None while the entries name no release or no targets yet.
@@ -332,20 +306,6 @@ async fn must_have_typed(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_place_where_a_filter_is_wrong_is_marked() {
-        let shown = |text| misread(text).map(|found| (found.before, found.at, found.after));
-        let pieces = |before: &str, at: &str, after: &str| {
-            Some((before.to_owned(), at.to_owned(), after.to_owned()))
-        };
-        assert_eq!(shown("chip == esp32"), None);
-        assert_eq!(
-            shown("chip == esp32 and vesion < 2"),
-            pieces("chip == esp32 and ", "vesion", " < 2")
-        );
-        assert_eq!(shown("chip =="), pieces("chip ==", "…", ""));
-    }
 
     #[test]
     fn a_closed_window_tells_when_it_opens_in_the_fleets_zone() {

@@ -41,5 +41,6 @@ mod start;
 mod tls;
 mod waves;
 mod web;
+mod web_devices;
 mod web_start;
 mod webhooks;
