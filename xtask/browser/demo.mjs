@@ -7,7 +7,7 @@ const JS_BYTES_MAX = 60 * 1024, PAGE_BYTES_MAX = 150 * 1024;
 const origin = (page) => new URL(page.url()).origin;
 export const SCREENS = ['/', '/devices', '/devices/ESP32-005?rollout=2', '/releases', '/releases/1', '/rollouts', '/rollouts/r-2',
   '/rollouts/new?release=1&all=1&failures_max=2&canary=1&waves=10+100&between=1h&download=02:00-05:00&zone=Europe/Berlin', '/activity', '/activity/reasons', '/activity/audit', '/settings', '/connect',
-  '/reference', '/rollouts/r-4/pause'];
+  '/reference', '/rollouts/r-4/pause', '/bulk/hold?to=ESP32-001&to=ESP32-002'];
 
 // While the story runs: what changes is seen without a reload.
 export async function live(tests, address) {

@@ -20,6 +20,7 @@ export async function plan(tests, fota) {
     const headers = { 'content-type': 'application/octet-stream', authorization: `Bearer ${server.token}` };
     const upload = await fetch(`${server.origin}/api/v1/releases`, { method: 'POST', headers, body: tests.image });
     equal(upload.status, 201, 'the upload');
+    await several(tests, page, server);
     await file(tests, page, server);
     await waves(tests, page, server);
     await breach(tests, page, server);
@@ -27,6 +28,28 @@ export async function plan(tests, fota) {
   } finally {
     await server.end();
   }
+}
+
+async function several(tests, page, server) {
+  await tests.criterion('AC2.3', 'the selected devices are held, and let go', async () => {
+    await page.goto(`${server.origin}/devices?filter=id+%3D~+GOOD-*`);
+    equal(await page.getByTestId('device').count(), GOOD, 'rows that the filter names');
+    const both = async (button) => {
+      for (const id of ['GOOD-001', 'GOOD-002']) await page.getByLabel(`Select ${id}`).check();
+      await page.getByRole('button', { name: button }).click();
+      await page.waitForURL('**/bulk/**');
+    };
+    await both('Hold');
+    await page.getByTestId('reason').fill('lunch');
+    await Promise.all([page.waitForURL('**/devices'), page.getByTestId('do').click()]);
+    equal(await page.getByTestId('pin').allTextContents(), ['held', 'held'], 'pins');
+    const why = await api(page, '/api/v1/devices/GOOD-001/why');
+    holds(JSON.stringify(why).includes('no rollout names it'), why.answer);
+    await both('Let go');
+    await Promise.all([page.waitForURL('**/devices'), page.getByTestId('do').click()]);
+    equal(await page.getByTestId('pin').count(), 0, 'pins');
+    holds(/heard in 1 of the last 1 half hours/.test(await page.getByTestId('device').first().innerHTML()), 'no bar');
+  });
 }
 
 async function file(tests, page, server) {

@@ -302,6 +302,7 @@ pub fn next(rollout: &Rollout) -> String {
     match rollout.state {
         RolloutState::Paused => "offers nothing until it is resumed".into(),
         RolloutState::Active if moving > 0 => format!("{moving} under way"),
+        RolloutState::Active if counts.waiting == 1 => "waits for 1 device to check in".into(),
         RolloutState::Active => format!("waits for {} devices to check in", counts.waiting),
         RolloutState::Complete if counts.waiting > 0 => {
             format!("complete except {} that wait", counts.waiting)

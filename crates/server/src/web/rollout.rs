@@ -198,7 +198,11 @@ fn failures(attempts: &[Attempt]) -> Vec<Group> {
 async fn rows(state: &AppState, attempts: &[Attempt], now: i64) -> Result<Vec<Row>, Refusal> {
     let mut rows = Vec::new();
     let mut told = 0;
-    for attempt in attempts.iter().take(DEVICES_SHOWN) {
+    // Those that were left out come last, behind those that still wait.
+    let is_left_out = |attempt: &&Attempt| matches!(attempt.state, AttemptState::Skipped(_));
+    let mut shown: Vec<&Attempt> = attempts.iter().collect();
+    shown.sort_by_key(is_left_out);
+    for attempt in shown.into_iter().take(DEVICES_SHOWN) {
         let mut row = row(attempt, now);
         if row.waits && told < WHY_SHOWN {
             told += 1;
