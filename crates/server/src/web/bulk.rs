@@ -37,59 +37,9 @@ pub async fn ask(
     Path(action): Path<String>,
 ) -> Result<Response, Fault> {
     let to = targets(asked.pairs())?;
-    let mut tx = state.store.read().await?;
-    let plan = state.fleet.plan(&mut tx).await?;
     let mut fields: Vec<Field> = to.iter().cloned().map(Field::Target).collect();
-    let reason = Field::Reason {
-        needed: false,
-        bytes_max: NOTES_BYTES_MAX,
-    };
-    let (title, lead, verb) = match action.as_str() {
-        "group" => {
-            fields.push(Field::Choice {
-                name: "group",
-                label: "Group",
-                options: tx.groups().await?,
-            });
-            (
-                "Put into a group",
-                "They stay in the groups that they are in.",
-                "Put them there",
-            )
-        }
-        "hold" => {
-            fields.push(reason);
-            (
-                "Hold updates",
-                "They take no release until they are let go. What they install right now they \
-                 finish.",
-                "Hold",
-            )
-        }
-        "release" => (
-            "Let go",
-            "They take releases again as rollouts bring them.",
-            "Let go",
-        ),
-        "block" => {
-            let offered = plan
-                .releases
-                .values()
-                .rev()
-                .filter(|release| !release.yanked);
-            fields.push(Field::Choice {
-                name: "release",
-                label: "Release",
-                options: offered.map(|release| release.version.clone()).collect(),
-            });
-            (
-                "Block a release",
-                "It is not offered to them until it is unblocked on each.",
-                "Block",
-            )
-        }
-        _ => return Err(unknown(&action).into()),
-    };
+    fields.extend(choice(&state, &action).await?);
+    let (title, lead, verb) = wording(&action)?;
     let question = Question {
         here: "/devices",
         title: format!("{title}: {} devices", to.len()),
@@ -102,6 +52,58 @@ pub async fn ask(
         cli: cli(&action, &to),
     };
     confirm::ask(&state, &asked, question)
+}
+
+/// What has to be chosen or said beside the devices.
+async fn choice(state: &AppState, action: &str) -> Result<Option<Field>, Refusal> {
+    let mut tx = state.store.read().await?;
+    let plan = state.fleet.plan(&mut tx).await?;
+    let offered = plan.releases.values().rev();
+    let offered = offered.filter(|release| !release.yanked);
+    Ok(match action {
+        "group" => Some(Field::Choice {
+            name: "group",
+            label: "Group",
+            options: tx.groups().await?,
+        }),
+        "block" => Some(Field::Choice {
+            name: "release",
+            label: "Release",
+            options: offered.map(|release| release.version.clone()).collect(),
+        }),
+        "hold" => Some(Field::Reason {
+            needed: false,
+            bytes_max: NOTES_BYTES_MAX,
+        }),
+        _ => None,
+    })
+}
+
+/// The deed, what it means, and the word on the button.
+fn wording(action: &str) -> Result<(&'static str, &'static str, &'static str), Refusal> {
+    Ok(match action {
+        "group" => (
+            "Put into a group",
+            "They stay in the groups that they are in.",
+            "Put them there",
+        ),
+        "hold" => (
+            "Hold updates",
+            "They take no release until they are let go. What they install right now they finish.",
+            "Hold",
+        ),
+        "release" => (
+            "Let go",
+            "They take releases again as rollouts bring them.",
+            "Let go",
+        ),
+        "block" => (
+            "Block a release",
+            "It is not offered to them until it is unblocked on each.",
+            "Block",
+        ),
+        _ => return Err(unknown(action)),
+    })
 }
 
 fn targets(pairs: &[(String, String)]) -> Result<Vec<String>, Refusal> {

@@ -383,13 +383,6 @@ fn credential(credential: &DeviceCredential, now: i64) -> Credential {
 
 /// What may be done to a device.
 fn question(device: &Device, plan: &Plan, action: &str) -> Result<Question, Refusal> {
-    let reason = || Field::Reason {
-        needed: false,
-        bytes_max: NOTES_BYTES_MAX,
-    };
-    let offered = plan.releases.values().rev();
-    let versions = offered.filter(|release| !release.yanked);
-    let versions = versions.map(|release| release.version.clone()).collect();
     let (id, word) = (&device.id, shell(&device.id));
     let base = Question {
         here: "/devices",
@@ -404,51 +397,7 @@ fn question(device: &Device, plan: &Plan, action: &str) -> Result<Question, Refu
     };
     match action {
         "rollback" => back_question(device, base),
-        "pin" => Ok(Question {
-            title: format!("Pin {id}"),
-            lead: format!("{id} takes this release and no other, whatever rollouts bring."),
-            fields: vec![
-                Field::Choice {
-                    name: "release",
-                    label: "Release",
-                    options: versions,
-                },
-                reason(),
-            ],
-            verb: "Pin",
-            tone: "busy",
-            cli: format!("fota device pin {word} VERSION"),
-            ..base
-        }),
-        "hold" => Ok(Question {
-            title: format!("Hold the updates of {id}"),
-            lead: format!("{id} takes no release until it is let go."),
-            fields: vec![reason()],
-            verb: "Hold",
-            tone: "busy",
-            cli: format!("fota device pin {word}"),
-            ..base
-        }),
-        "unpin" => Ok(Question {
-            title: format!("Let {id} go"),
-            lead: "It takes releases again as rollouts bring them.".to_owned(),
-            verb: "Let go",
-            tone: "busy",
-            cli: format!("fota device unpin {word}"),
-            ..base
-        }),
-        "block" => Ok(Question {
-            title: format!("Block a release on {id}"),
-            lead: "It is not offered to this device until it is unblocked here.".to_owned(),
-            fields: vec![Field::Choice {
-                name: "release",
-                label: "Release",
-                options: versions,
-            }],
-            verb: "Block",
-            cli: format!("fota device block {word} VERSION"),
-            ..base
-        }),
+        "pin" | "hold" | "unpin" | "block" => Ok(choose_question(device, plan, action, base)),
         "unblock" => Ok(Question {
             title: format!("Unblock a release on {id}"),
             lead: "A release that was rolled back on this device is not offered to it again. \
@@ -482,6 +431,68 @@ fn question(device: &Device, plan: &Plan, action: &str) -> Result<Question, Refu
             "action {:?} of a device",
             brief(action)
         ))),
+    }
+}
+
+/// What a device may take from now on.
+fn choose_question(device: &Device, plan: &Plan, action: &str, base: Question) -> Question {
+    let reason = || Field::Reason {
+        needed: false,
+        bytes_max: NOTES_BYTES_MAX,
+    };
+    let is_its = |release: &&model::Release| {
+        let project = device.project.as_deref();
+        !release.yanked && project.is_none_or(|project| project == release.project)
+    };
+    let versions = plan.releases.values().rev().filter(is_its);
+    let versions = versions.map(|release| release.version.clone()).collect();
+    let (id, word) = (&device.id, shell(&device.id));
+    match action {
+        "pin" => Question {
+            title: format!("Pin {id}"),
+            lead: format!("{id} takes this release and no other, whatever rollouts bring."),
+            fields: vec![
+                Field::Choice {
+                    name: "release",
+                    label: "Release",
+                    options: versions,
+                },
+                reason(),
+            ],
+            verb: "Pin",
+            tone: "busy",
+            cli: format!("fota device pin {word} VERSION"),
+            ..base
+        },
+        "hold" => Question {
+            title: format!("Hold the updates of {id}"),
+            lead: format!("{id} takes no release until it is let go."),
+            fields: vec![reason()],
+            verb: "Hold",
+            tone: "busy",
+            cli: format!("fota device pin {word}"),
+            ..base
+        },
+        "unpin" => Question {
+            title: format!("Let {id} go"),
+            lead: "It takes releases again as rollouts bring them.".to_owned(),
+            verb: "Let go",
+            tone: "busy",
+            cli: format!("fota device unpin {word}"),
+            ..base
+        },
+        _ => Question {
+            title: format!("Block a release on {id}"),
+            lead: "It is not offered to this device until it is unblocked here.".to_owned(),
+            fields: vec![Field::Choice {
+                name: "release",
+                label: "Release",
+                options: versions,
+            }],
+            verb: "Block",
+            cli: format!("fota device block {word} VERSION"),
+            ..base
+        },
     }
 }
 

@@ -285,8 +285,17 @@ fn question(rollout: &Rollout, action: &str) -> Result<Question, Refusal> {
             ..base
         },
         "rollback" => back_question(rollout, base),
+        "promote" | "approve" => forward_question(rollout, action, base),
+        _ => {
+            return Err(question_of_nothing(action));
+        }
+    })
+}
+
+fn forward_question(rollout: &Rollout, action: &str, base: Question) -> Question {
+    match action {
         "promote" => Question {
-            title: format!("Begin the next wave of r-{id}"),
+            title: format!("Begin the next wave of r-{}", rollout.id),
             lead: format!(
                 "{} is offered to the next wave now, whatever its gates say.",
                 rollout.version
@@ -295,8 +304,8 @@ fn question(rollout: &Rollout, action: &str) -> Result<Question, Refusal> {
             verb: "Next wave",
             ..base
         },
-        "approve" => Question {
-            title: format!("Approve r-{id}"),
+        _ => Question {
+            title: format!("Approve r-{}", rollout.id),
             lead: format!(
                 "{} Started by {}; somebody else approves it, and then it begins.",
                 rollout.sentence, rollout.created_by
@@ -304,10 +313,7 @@ fn question(rollout: &Rollout, action: &str) -> Result<Question, Refusal> {
             verb: "Approve",
             ..base
         },
-        _ => {
-            return Err(question_of_nothing(action));
-        }
-    })
+    }
 }
 
 fn back_question(rollout: &Rollout, base: Question) -> Question {
