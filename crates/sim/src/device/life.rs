@@ -215,10 +215,19 @@ impl Life<'_> {
         }
         let range = u64::from(part.from)..u64::from(part.to);
         let is_whole = part.to == part.bytes;
-        let blob = match is_whole {
-            true => self.client.blob(&part.blob, range).await,
-            false => self.client.blob_part(&part.blob, range).await,
+        let request = async {
+            match is_whole {
+                true => self.client.blob(&part.blob, range).await,
+                false => self.client.blob_part(&part.blob, range).await,
+            }
         };
+        // The request is on its way before the flash is busy.
+        let erase = async { self.updater.erase_ahead() };
+        let (blob, erased) = tokio::join!(biased; request, erase);
+        if let Err(error) = erased {
+            self.say(format_args!("download: {error}"));
+            return self.updater.next();
+        }
         let mut blob = match blob {
             Ok(blob) => blob,
             Err(error) => return self.lost(error),
