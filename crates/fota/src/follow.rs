@@ -442,6 +442,7 @@ pub mod tests {
             created_by: String::new(),
             approved_by: None,
             rollback: None,
+            health: None,
         }
     }
 

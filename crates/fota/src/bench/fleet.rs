@@ -202,6 +202,7 @@ fn report(id: &str, kind: u64) -> Report {
         progress: None,
         outcome: None,
         reset: None,
+        uptime_s: None,
         trust: Trust::default(),
         patches: None,
         attributes: [site, line].into(),

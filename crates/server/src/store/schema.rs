@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_rollout_plans.sql"),
     include_str!("migrations/0008_notify.sql"),
     include_str!("migrations/0009_kinds.sql"),
+    include_str!("migrations/0010_health.sql"),
 ];
 
 /// The newest version.

@@ -108,6 +108,7 @@ fn report(random: &mut Random, images: &[Image]) -> Report {
         progress: None,
         outcome: None,
         reset: None,
+        uptime_s: None,
         trust: Trust {
             root: random.of(&[None, None, Some(1)]),
             epoch: None,
