@@ -188,9 +188,9 @@ impl Device {
             attributes: BTreeMap::new(),
             metrics: BTreeMap::new(),
             waits: None,
+            crashed_at: None,
             first_seen: 0,
             last_seen: 0,
-            crashed_at: None,
         }
     }
 
@@ -406,6 +406,17 @@ impl Target {
             .chain(self.devices.iter().cloned())
             .collect()
     }
+
+    /// The targets for people: at most a few of them.
+    pub fn shown(&self) -> String {
+        const SHOWN_MAX: usize = 5;
+        let mut texts = self.to_texts();
+        if let Some(more @ 1..) = texts.len().checked_sub(SHOWN_MAX) {
+            texts.truncate(SHOWN_MAX);
+            texts.push(format!("{more} more"));
+        }
+        texts.join(", ")
+    }
 }
 
 /// Whether a rollout offers, as stored; `complete` follows from the counts.
@@ -419,6 +430,22 @@ pub enum Standing {
     Aborted,
     /// A newer rollout of the same product to the same targets took its place.
     Superseded,
+}
+
+/// What an operator has pinned a device to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pin {
+    /// The release that it may take; none: it takes no release.
+    pub release: Option<i64>,
+    pub reason: String,
+    pub at: i64,
+}
+
+impl Pin {
+    /// Whether the device may take the release.
+    pub fn lets(&self, release: i64) -> bool {
+        self.release == Some(release)
+    }
 }
 
 /// A rollout as stored.

@@ -14,8 +14,8 @@ use super::{
     delta::{self, Offered, Wanted},
     history,
     model::{
-        Attempt, Device, NewEvent, Plan, Release, Report, RollbackOrder, RollbackState, Traited,
-        Trust,
+        Attempt, Device, NewEvent, Pin, Plan, Release, Report, RollbackOrder, RollbackState,
+        Traited, Trust,
     },
     rules::{Budget, Load},
     trust::fork_warning,
@@ -42,6 +42,8 @@ pub struct Facts {
     pub rollback: Option<RollbackOrder>,
     /// Releases blocked on it.
     pub blocked: BTreeSet<i64>,
+    /// What an operator has pinned it to.
+    pub pin: Option<Pin>,
     /// What operators said of it.
     pub tags: BTreeMap<String, String>,
     /// What others do in the rollouts that may start it.

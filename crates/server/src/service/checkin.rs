@@ -71,6 +71,8 @@ async fn store(
     }
     tx.put_device(&step.device, &facts.groups, &facts.tags)
         .await?;
+    // The half hour of it is noted with the next flush.
+    state.fleet.saw(device, step.device.last_seen);
     for change in &step.changes {
         match change {
             Change::Begin(attempt) => tx.insert_attempt(attempt).await?,

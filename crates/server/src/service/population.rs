@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use crate::{
     domain::{
+        filter::Filter,
         kind::{Kind, Selection},
-        model::{Plan, Rollout},
+        model::{Plan, Rollout, Target},
         plan::{Reach, bucket},
         rollout::Tally,
     },
@@ -143,6 +144,25 @@ pub async fn unseen(
         unseen.extend(tx.unseen_members(group).await?);
     }
     Ok(unseen)
+}
+
+/// The ids of the devices that were seen and of which the filter holds.
+pub async fn listed(
+    tx: &mut Tx,
+    plan: &Plan,
+    filter: &Filter,
+) -> Result<BTreeSet<String>, StoreError> {
+    let everybody = Target {
+        all: true,
+        ..Target::default()
+    };
+    let selection = Selection::new(plan, &everybody, Some(filter));
+    let mut ids = BTreeSet::new();
+    each_id(tx, &selection, |id| {
+        ids.insert(id.to_owned());
+    })
+    .await?;
+    Ok(ids)
 }
 
 /// The ids of all devices that are meant, seen or not.

@@ -21,7 +21,7 @@ use crate::{
     domain::{
         fit::{chip_name, fits},
         kind::Selection,
-        model::{Device, Plan},
+        model::{Device, Pin, Plan},
         presence::seen_between,
         trust::takes,
     },
@@ -46,6 +46,7 @@ pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Previ
         None => Counted {
             cohorts: tx.cohorts(online_after, online_after).await?,
             blocked: tx.blocked_cohorts(release, online_after).await?,
+            pinned: tx.pinned_cohorts(release, online_after).await?,
         },
     };
     let mut sheet = Sheet::new(&asked, &counted, now, online_after);
@@ -69,6 +70,7 @@ pub struct Asked<'r> {
     pub checked: Checked,
     /// Devices that the release is blocked on.
     blocked: BTreeSet<String>,
+    pins: BTreeMap<String, Pin>,
 }
 
 impl<'r> Asked<'r> {
@@ -82,6 +84,7 @@ impl<'r> Asked<'r> {
         Ok(Self {
             request,
             blocked: tx.blocked_on(checked.release.id).await?,
+            pins: tx.pins().await?,
             plan,
             checked,
         })
@@ -99,7 +102,13 @@ impl<'r> Asked<'r> {
             let is_blocked = self.blocked.contains(&device.id);
             is_blocked.then_some(SkipReason::BlockedRelease)
         };
-        self.unfit(device, now).or_else(blocked)
+        let is_pinned = || {
+            let pin = self.pins.get(&device.id)?;
+            let is_against = !pin.lets(self.checked.release.id);
+            is_against.then_some(SkipReason::OptedOut)
+        };
+        let unfit = self.unfit(device, now);
+        unfit.or_else(blocked).or_else(is_pinned)
     }
 
     fn unfit(&self, device: &Device, now: i64) -> Option<SkipReason> {
@@ -124,12 +133,13 @@ fn of(device: &Device, reason: SkipReason) -> Option<String> {
     }
 }
 
-/// Devices by kind: all of them, and those that the release is blocked on. Where a few are named,
-/// nobody counts them.
+/// Devices by kind: all of them, those that the release is blocked on, and of the others those that
+/// are pinned to something else. Where a few are named, nobody counts them.
 #[derive(Default)]
 struct Counted {
     cohorts: HashMap<i64, Cohort>,
     blocked: HashMap<i64, Cohort>,
+    pinned: HashMap<i64, Cohort>,
 }
 
 /// The counts of a preview while they are made.
@@ -141,7 +151,7 @@ struct Sheet<'a> {
     matched: u64,
     online: u64,
     reasons: BTreeMap<(String, Option<String>), u64>,
-    /// Kinds that are left out whole, and those of which only blocked devices are.
+    /// Kinds that are left out whole, and those of which only blocked or pinned devices are.
     kinds: Vec<(i64, SkipReason)>,
     names: Vec<Excluded>,
 }
@@ -170,17 +180,22 @@ impl<'a> Sheet<'a> {
 
     fn add_kind(&mut self, number: i64, device: &Device) {
         let of = |cohorts: &HashMap<i64, Cohort>| cohorts.get(&number).copied().unwrap_or_default();
-        let (all, blocked) = (of(&self.counted.cohorts), of(&self.counted.blocked));
+        let counted = self.counted;
+        let (all, blocked) = (of(&counted.cohorts), of(&counted.blocked));
+        let pinned = of(&counted.pinned);
         if let Some(reason) = self.asked.unfit(device, self.now) {
             self.leave_out(device, reason, all.devices);
             self.note(number, reason);
             return;
         }
-        self.matched += all.devices - blocked.devices;
-        self.online += all.online - blocked.online;
-        if blocked.devices > 0 {
-            let reason = SkipReason::BlockedRelease;
-            self.leave_out(device, reason, blocked.devices);
+        self.matched += all.devices - blocked.devices - pinned.devices;
+        self.online += all.online - blocked.online - pinned.online;
+        let held = [
+            (SkipReason::BlockedRelease, blocked.devices),
+            (SkipReason::OptedOut, pinned.devices),
+        ];
+        for (reason, devices) in held.into_iter().filter(|(_, devices)| *devices > 0) {
+            self.leave_out(device, reason, devices);
             self.note(number, reason);
         }
     }
@@ -219,6 +234,7 @@ impl<'a> Sheet<'a> {
             let ids = match reason {
                 _ if room == 0 => break,
                 SkipReason::BlockedRelease => tx.blocked_of_kind(*number, release, room).await?,
+                SkipReason::OptedOut => tx.pinned_of_kind(*number, release, room).await?,
                 _ => tx.ids_of_kind(*number, room).await?,
             };
             names.extend(ids.into_iter().map(|id| excluded(id, *reason)));

@@ -7,7 +7,7 @@ use fota_proto::{
 
 use super::{
     commit_by, population,
-    rollouts::{find_release, find_target, shown},
+    rollouts::{find_release, find_target},
 };
 use crate::{
     AppState,
@@ -81,7 +81,7 @@ pub async fn order(
     }
     let (orders, excluded) = (ordered.orders.len(), ordered.excluded.len());
     let detail = format!("{orders} devices, {excluded} left out: {}", request.reason);
-    let record = Record::new("rollback.requested", shown(&target), detail);
+    let record = Record::new("rollback.requested", target.shown(), detail);
     commit_by(state, tx, by, record, &events, true).await?;
     Ok(ordered)
 }

@@ -14,7 +14,7 @@ use crate::{
             Attempt, Device, Plan, Protocol, Release, RollbackOrder, RollbackState, Rollout, Target,
         },
         plan::sentence,
-        presence::presence,
+        presence::{heard, presence},
         rollout::{counts, state as state_of},
         step::{Facts, join_groups},
         wave::{Verdict, judge, reaches},
@@ -82,6 +82,7 @@ pub async fn device(
     join_groups(&mut facts, plan, device);
     facts.groups.sort();
     let last_seen = state.fleet.last_seen(id, device.last_seen);
+    let (heard_at, bits) = tx.heard(id).await?;
     Ok(manager::Device {
         id: id.clone(),
         groups: facts.groups,
@@ -112,6 +113,13 @@ pub async fn device(
             .collect(),
         root_version: device.trust.root,
         epoch: device.trust.epoch,
+        pin: tx.pin(id).await?.map(|pin| manager::Pin {
+            version: pin.release.map(|release| version(plan, release)),
+            release: pin.release,
+            reason: pin.reason,
+            since: pin.at,
+        }),
+        heard: heard(heard_at, bits, state.now_ms()),
         log: device.trust.log.map(|log| manager::SeenHead {
             size: log.size,
             root: log.root,
@@ -205,12 +213,10 @@ pub async fn rollout(
 ) -> Result<manager::Rollout, StoreError> {
     let tally = population::tally(tx, plan, rollout).await?;
     let version = version(plan, rollout.release);
-    let targets = super::rollouts::shown(&rollout.target);
-    let (max, back) = (rollout.failures_max, rollout.rollback_on_failure);
     Ok(manager::Rollout {
         id: rollout.id,
         release: rollout.release,
-        sentence: sentence(&version, &targets, &rollout.plan, max, back),
+        sentence: sentence(&version, rollout),
         version,
         to: rollout.target.to_texts(),
         state: state_of(rollout, &tally),

@@ -27,8 +27,7 @@ macro_rules! numbered {
     };
 }
 
-/// Apart by a prime near the golden section of 2^32, so that even few are spread evenly; so is what
-/// a device has of a hash of its id.
+/// Apart by a prime near the golden section of 2^32, so that even few are spread evenly.
 const SIGHTINGS: &str = numbered!(
     "sighting (device, kind, last_seen)",
     "sighting.device || '-' || copy.number, kind, $3 - (copy.number * 2654435761) % $4 \
@@ -37,11 +36,11 @@ const SIGHTINGS: &str = numbered!(
 const DEVICES: &str = numbered!(
     "device (id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, slot, \
      slots, rollback_slot, reset, warning, root_version, epoch, log_size, log_root, patches, \
-     first_seen, attributes, metrics, waits, crashed_at, rssi, spread)",
+     first_seen, attributes, metrics, waits, crashed_at, spread, rssi)",
     "device.id || '-' || copy.number, protocol, chip, chip_revision, project, version, \
      elf_sha256, confirmed, slot, slots, rollback_slot, reset, warning, root_version, epoch, \
-     log_size, log_root, patches, first_seen, attributes, metrics, waits, crashed_at, rssi, \
-     (spread + copy.number * 2654435761) % 4294967296 \
+     log_size, log_root, patches, first_seen, attributes, metrics, waits, crashed_at, \
+     (copy.number * 2654435761) % 4294967296, rssi \
      FROM copy, device WHERE device.id = $1"
 );
 const GROUPS: &str = numbered!(

@@ -15,6 +15,7 @@ use crate::domain::{
     delta::{profile_name, profile_of},
     model::{Device, Protocol, Slot, Trust},
     plan::share,
+    presence::half_hour,
 };
 
 /// Which devices a list shows.
@@ -34,8 +35,7 @@ macro_rules! select {
         concat!(
             "SELECT device.id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, \
              slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, log_root, \
-             patches, first_seen, sighting.last_seen, attributes, metrics, waits, \
-             crashed_at \
+             patches, first_seen, sighting.last_seen, attributes, metrics, waits, crashed_at \
              FROM device JOIN sighting ON sighting.device = device.id ",
             $rest
         )
@@ -219,8 +219,7 @@ impl Tx {
         self.run(
             "INSERT INTO device (id, protocol, chip, chip_revision, project, version, elf_sha256, \
              confirmed, slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, \
-             log_root, patches, first_seen, attributes, metrics, waits, \
-             crashed_at, spread, rssi) \
+             log_root, patches, first_seen, attributes, metrics, waits, crashed_at, spread, rssi) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
              $18, $19, $20, $21, $22, $23, $24, $25) \
              ON CONFLICT (id) DO UPDATE SET protocol = excluded.protocol, chip = excluded.chip, \
@@ -267,14 +266,27 @@ impl Tx {
         .map(drop)
     }
 
-    /// Notes that the device was seen, never moving back.
+    /// Notes that the device was seen, never moving back, and the half hour in which it was: both
+    /// in the one row that is written anyway.
     pub async fn touch_device(&mut self, id: &str, seen: i64) -> Result<(), StoreError> {
         self.run(
-            "UPDATE sighting SET last_seen = $1 WHERE device = $2 AND last_seen < $1",
-            values![seen, id],
+            "UPDATE sighting SET last_seen = CASE WHEN last_seen < $1 THEN $1 ELSE last_seen END, \
+             heard = CASE WHEN $3 - heard_at >= 48 THEN 1 WHEN $3 > heard_at \
+             THEN ((heard << CAST($3 - heard_at AS INTEGER)) & 281474976710655) | 1 \
+             ELSE heard END, \
+             heard_at = CASE WHEN heard_at < $3 THEN $3 ELSE heard_at END \
+             WHERE device = $2 AND (last_seen < $1 OR heard_at < $3)",
+            values![seen, id, half_hour(seen)],
         )
         .await
         .map(drop)
+    }
+
+    /// The half hours in which a device was heard, as they are stored: the newest, and the bits.
+    pub async fn heard(&mut self, id: &str) -> Result<(i64, i64), StoreError> {
+        let sql = "SELECT heard_at, heard FROM sighting WHERE device = $1";
+        let found = self.one(sql, values![id], |row| Ok((row.int()?, row.int()?)));
+        Ok(found.await?.unwrap_or_default())
     }
 
     /// A page of devices, by id.

@@ -127,6 +127,15 @@ pub(super) async fn settle_all(store: &Store) -> Result<(), StoreError> {
     }
 }
 
+/// Devices that are pinned to something else than release $1, and on which it is not blocked.
+macro_rules! pinned_against {
+    () => {
+        "FROM device_pin JOIN sighting ON sighting.device = device_pin.device \
+         WHERE (device_pin.release IS NULL OR device_pin.release <> $1) AND NOT EXISTS \
+         (SELECT 1 FROM block WHERE block.release = $1 AND block.device = device_pin.device) "
+    };
+}
+
 impl Tx {
     /// Notes that the device was seen, and of which kind it is.
     pub(super) async fn settle(
@@ -269,22 +278,47 @@ impl Tx {
         release: i64,
         online_after: i64,
     ) -> Result<HashMap<i64, Cohort>, StoreError> {
-        let blocked = self.all(
+        self.cohorts_of(
             "SELECT sighting.kind, COUNT(*), COUNT(CASE WHEN last_seen > $2 THEN 1 END) \
              FROM block JOIN sighting ON sighting.device = block.device \
              WHERE block.release = $1 GROUP BY sighting.kind",
             values![release, online_after],
-            |row| {
-                let kind = row.int()?;
-                let cohort = Cohort {
-                    devices: row.number()?,
-                    online: row.number()?,
-                    late: 0,
-                };
-                Ok((kind, cohort))
-            },
-        );
-        Ok(blocked.await?.into_iter().collect())
+        )
+        .await
+    }
+
+    /// Devices that are pinned to something else, and on which the release is not blocked, by kind.
+    pub async fn pinned_cohorts(
+        &mut self,
+        release: i64,
+        online_after: i64,
+    ) -> Result<HashMap<i64, Cohort>, StoreError> {
+        self.cohorts_of(
+            concat!(
+                "SELECT sighting.kind, COUNT(*), COUNT(CASE WHEN last_seen > $2 THEN 1 END) ",
+                pinned_against!(),
+                "GROUP BY sighting.kind"
+            ),
+            values![release, online_after],
+        )
+        .await
+    }
+
+    async fn cohorts_of<const N: usize>(
+        &mut self,
+        sql: &'static str,
+        values: [super::db::Value; N],
+    ) -> Result<HashMap<i64, Cohort>, StoreError> {
+        let cohorts = self.all(sql, values, |row| {
+            let kind = row.int()?;
+            let cohort = Cohort {
+                devices: row.number()?,
+                online: row.number()?,
+                late: 0,
+            };
+            Ok((kind, cohort))
+        });
+        Ok(cohorts.await?.into_iter().collect())
     }
 
     /// Every kind with its number, and how many devices are of it.
@@ -387,6 +421,25 @@ impl Tx {
             "SELECT sighting.device FROM block JOIN sighting ON sighting.device = block.device \
              WHERE block.release = $2 AND sighting.kind = $1 ORDER BY sighting.device LIMIT $3",
             values![kind, release, limit],
+            |row| row.text(),
+        )
+        .await
+    }
+
+    /// The same, of those that are pinned to something else.
+    pub async fn pinned_of_kind(
+        &mut self,
+        kind: i64,
+        release: i64,
+        limit: i64,
+    ) -> Result<Vec<String>, StoreError> {
+        self.all(
+            concat!(
+                "SELECT sighting.device ",
+                pinned_against!(),
+                "AND sighting.kind = $2 ORDER BY sighting.device LIMIT $3"
+            ),
+            values![release, kind, limit],
             |row| row.text(),
         )
         .await

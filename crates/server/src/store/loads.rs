@@ -191,10 +191,10 @@ impl Tx {
         limit: i64,
     ) -> Result<Vec<Device>, StoreError> {
         let sql = select!(
-            "WHERE last_seen >= $2 AND NOT EXISTS (SELECT 1 FROM attempt \
+            "WHERE sighting.last_seen >= $2 AND NOT EXISTS (SELECT 1 FROM attempt \
              WHERE attempt.rollout = $1 AND attempt.device = device.id \
              AND attempt.is_current = 1 AND attempt.state NOT LIKE 'skipped:%') \
-             ORDER BY spread, id LIMIT $3"
+             ORDER BY spread, device.id LIMIT $3"
         );
         self.all(sql, values![rollout, since, limit], device).await
     }

@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_notify.sql"),
     include_str!("migrations/0009_kinds.sql"),
     include_str!("migrations/0010_health.sql"),
+    include_str!("migrations/0011_pins.sql"),
 ];
 
 /// The newest version.

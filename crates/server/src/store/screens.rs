@@ -23,6 +23,17 @@ pub enum Sort {
     Away,
 }
 
+impl Sort {
+    /// Whether a device comes behind the last one of a page.
+    pub fn is_after(self, device: &Device, (seen, id): &(i64, String)) -> bool {
+        match self {
+            Self::Id => device.id > *id,
+            Self::Seen => (seen, &device.id) > (&device.last_seen, id),
+            Self::Away => (device.last_seen, &device.id) > (*seen, id),
+        }
+    }
+}
+
 /// Which devices a list shows, and in which order.
 #[derive(Clone, Debug, Default)]
 pub struct ListFilter {
@@ -227,6 +238,27 @@ impl Tx {
         .await
     }
 
+    /// The waves of a rollout that devices started in.
+    pub async fn wave_devices(&mut self, rollout: i64) -> Result<Vec<WaveDevices>, StoreError> {
+        self.all(
+            "SELECT wave, COUNT(*), COUNT(CASE WHEN state = 'succeeded' THEN 1 END), \
+             COUNT(CASE WHEN state LIKE 'failed:%' OR state IN ('rolled_back:boot', \
+             'rolled_back:health', 'timed_out') THEN 1 END) FROM attempt WHERE rollout = $1 \
+             AND is_current = 1 AND state NOT LIKE 'skipped:%' AND state <> 'superseded' \
+             GROUP BY wave ORDER BY wave",
+            values![rollout],
+            |row| {
+                Ok(WaveDevices {
+                    wave: row.number()?,
+                    started: row.number()?,
+                    healthy: row.number()?,
+                    failed: row.number()?,
+                })
+            },
+        )
+        .await
+    }
+
     /// Attempts under way that have not moved since `before`.
     pub async fn stalled_attempts(&mut self, before: i64) -> Result<u64, StoreError> {
         let sql = "SELECT COUNT(*) FROM attempt WHERE is_live = 1 AND state <> 'waiting' \
@@ -249,6 +281,18 @@ impl Tx {
         )
         .await
     }
+}
+
+/// The devices of one wave that started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaveDevices {
+    /// Number of the wave, from 0.
+    pub wave: u32,
+    pub started: u64,
+    /// Confirmed.
+    pub healthy: u64,
+    /// Failed, or gone back by themselves.
+    pub failed: u64,
 }
 
 /// What a page of history is of; empty and 0 ask for nothing.

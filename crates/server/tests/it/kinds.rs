@@ -91,6 +91,7 @@ fn report(random: &mut Random, images: &[Image]) -> Report {
     };
     let room = random.of(&[0x18_0000, 0x18_0000, 1000]);
     Report {
+        uptime_s: None,
         device: name(random.below(IDS)).parse().expect("an id"),
         protocol,
         chip: is_native.then(|| random.of(&[Chip::Esp32C3, Chip::Esp32S3]).id()),
@@ -108,7 +109,6 @@ fn report(random: &mut Random, images: &[Image]) -> Report {
         progress: None,
         outcome: None,
         reset: None,
-        uptime_s: None,
         trust: Trust {
             root: random.of(&[None, None, Some(1)]),
             epoch: None,

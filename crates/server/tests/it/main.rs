@@ -43,4 +43,6 @@ mod start;
 mod tls;
 mod waves;
 mod web;
+mod web_devices;
+mod web_start;
 mod webhooks;
