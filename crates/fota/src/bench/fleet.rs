@@ -110,8 +110,8 @@ async fn measure(args: &Args) -> Result<Figures> {
         Some(server.operator_token.clone()),
     )?;
     let began = clock::now();
-    let kinds = args.kinds.unwrap_or(KINDS_MAX);
-    let kinds = kinds.min(args.devices.div_ceil(PER_KIND_MIN));
+    let usual = KINDS_MAX.min(args.devices.div_ceil(PER_KIND_MIN));
+    let kinds = args.kinds.unwrap_or(usual).min(args.devices);
     register(&server, &client, args.devices, kinds).await?;
     let registered_in_ms = began.elapsed().as_millis() as u64;
     let mut bench = Bench {
