@@ -131,7 +131,11 @@ impl Client {
     }
 
     pub(crate) async fn download(&self, path: &str) -> Result<Download> {
-        let response = send(self.request(Method::GET, path)).await?;
+        self.bytes(Method::GET, path).await
+    }
+
+    pub(crate) async fn bytes(&self, method: Method, path: &str) -> Result<Download> {
+        let response = send(self.request(method, path)).await?;
         Ok(Download {
             response,
             url: self.url(path),

@@ -18,6 +18,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod backup;
 pub mod blobs;
 mod clock;
 pub mod compat;

@@ -38,6 +38,8 @@ pub struct Shared {
     pub history: Mutex<History>,
     /// Turns for uploads.
     pub uploads: Semaphore,
+    /// The turn for a backup: two at once would only be slower.
+    pub backups: Arc<Semaphore>,
     /// Becomes true when the server is to end.
     pub closing: watch::Receiver<bool>,
 }
@@ -72,6 +74,7 @@ impl AppState {
             online_key,
             history: Mutex::default(),
             uploads: Semaphore::new(UPLOADS_MAX),
+            backups: Arc::new(Semaphore::new(1)),
             closing,
         }))
     }

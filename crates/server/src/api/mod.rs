@@ -2,6 +2,7 @@
 //! `rollouts::pause`, and so on for all.
 
 pub mod audit;
+pub mod backup;
 pub mod blobs;
 pub mod checkin;
 pub mod clusters;
@@ -156,6 +157,8 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/users/{name}/role", ADMIN),
     ("GET", "/api/v1/audit", ADMIN),
     ("GET", "/api/v1/audit/export", ADMIN),
+    // It holds every secret of the server, and it is a deed that the audit log tells of.
+    ("POST", "/api/v1/backup", ADMIN),
 ];
 
 /// The seed's paths.
@@ -228,6 +231,7 @@ pub const WEB_ROUTES: &[Route] = &[
         Access::Screen(Role::Viewer),
     ),
     ("POST", "/settings/users", Access::Screen(Role::Admin)),
+    ("POST", "/settings/backup", Access::Screen(Role::Admin)),
     ("GET", "/connect", Access::Screen(Role::Viewer)),
     ("GET", "/reference", Access::Screen(Role::Viewer)),
 ];
@@ -348,6 +352,7 @@ fn operators() -> Router<AppState> {
         .route("/api/v1/tokens/{id}", delete(tokens::revoke))
         .route("/api/v1/audit", get(audit::list))
         .route("/api/v1/audit/export", get(audit::export))
+        .route("/api/v1/backup", post(backup::make))
 }
 
 /// Who is told of what happens, and what stands out in it.

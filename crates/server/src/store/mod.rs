@@ -12,6 +12,7 @@ mod credentials;
 mod db;
 mod deltas;
 mod devices;
+mod dump;
 mod enrolment;
 mod events;
 mod groups;
@@ -38,6 +39,7 @@ use db::Db;
 pub use db::Tx;
 pub use deltas::{DeltaFilter, Made, StoredDelta};
 pub use devices::DeviceFilter;
+pub use dump::Rows;
 pub use events::EventFilter;
 pub use screens::{ListFilter, Of, Sort};
 pub use sessions::{Session, SessionOf};
@@ -99,7 +101,7 @@ impl Store {
 
     async fn migrated(db: Db) -> Result<Self, StoreError> {
         let store = Self { db };
-        schema::migrate(&store).await?;
+        schema::migrate(&store, schema::newest()).await?;
         Ok(store)
     }
 

@@ -15,7 +15,27 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_notify.sql"),
 ];
 
-pub(super) async fn migrate(store: &Store) -> Result<(), StoreError> {
+/// The newest version.
+pub(super) fn newest() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
+/// Every table of version `schema`, each behind those that it refers to: the order in which they
+/// were made.
+pub(super) fn tables(schema: i64) -> impl Iterator<Item = &'static str> {
+    let migrations = MIGRATIONS.iter().take(usize::try_from(schema).unwrap_or(0));
+    let statements = migrations.flat_map(|sql| statements(sql));
+    statements.filter_map(|statement| {
+        let lines = statement.lines().filter(|line| !line.starts_with("--"));
+        let made = lines
+            .into_iter()
+            .find_map(|line| line.strip_prefix("CREATE TABLE "))?;
+        made.split([' ', '(']).next()
+    })
+}
+
+/// Brings the schema to version `wanted`.
+pub(super) async fn migrate(store: &Store, wanted: i64) -> Result<(), StoreError> {
     let mut tx = store.write().await?;
     tx.run(
         "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)",
@@ -23,11 +43,12 @@ pub(super) async fn migrate(store: &Store) -> Result<(), StoreError> {
     )
     .await?;
     let found = version(&mut tx).await?;
-    let known = MIGRATIONS.len() as i64;
-    if found > known {
+    if found > wanted {
+        let known = wanted;
         return Err(StoreError::Newer { found, known });
     }
-    for (number, sql) in (1..).zip(MIGRATIONS).skip(found as usize) {
+    let missing = MIGRATIONS.iter().take(wanted as usize);
+    for (number, sql) in (1..).zip(missing).skip(found as usize) {
         for statement in statements(sql) {
             tx.run(statement, []).await?;
         }

@@ -83,6 +83,7 @@ pub fn routes(_state: &AppState) -> Router<AppState> {
         .route("/settings/tokens", post(settings::create_token))
         .route("/settings/tokens/{id}/revoke", post(settings::revoke_token))
         .route("/settings/users", post(settings::create_user))
+        .route("/settings/backup", post(settings::make_backup))
         .route("/connect", get(connect::show))
         .route("/reference", get(reference::show))
         .layer(map_response(guarded))

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     AppState,
     api::{
+        backup,
         extract::{Json as JsonBody, Query, Segment},
         fleet, groups,
         page::PageQuery,
@@ -50,6 +51,7 @@ struct Settings {
     roots: Vec<RootRow>,
     server: ServerInfo,
     doctor: Cli,
+    backup: Cli,
 }
 
 struct Made {
@@ -135,6 +137,7 @@ async fn page(state: &AppState, ask: &Ask, made: Option<Made>) -> Result<Respons
             .collect(),
         server,
         doctor: Cli::new("fota doctor"),
+        backup: Cli::new("fota backup fota.tar"),
     })
 }
 
@@ -197,6 +200,15 @@ pub async fn revoke_token(
 ) -> Result<Response, Fault> {
     tokens::revoke(State(state), principal, by, Segment(id)).await?;
     Ok(go("/settings#tokens"))
+}
+
+/// `POST /settings/backup`: the file.
+pub async fn make_backup(
+    State(state): State<AppState>,
+    by: By,
+    _form: Form,
+) -> Result<Response, Fault> {
+    Ok(backup::make(State(state), by).await?)
 }
 
 /// `POST /settings/users`: makes one.

@@ -98,6 +98,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/api/v1/users/{name}/role", "admin"),
     ("GET", "/api/v1/audit", "admin"),
     ("GET", "/api/v1/audit/export", "admin"),
+    ("POST", "/api/v1/backup", "admin"),
     ("POST", "/api/cloud/fota/upload", "releaser"),
     ("GET", "/api/cloud/fota/status", "viewer"),
     ("POST", "/api/cloud/fota/rollback", "operator"),
@@ -139,6 +140,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/settings/tokens", "viewer"),
     ("POST", "/settings/tokens/{id}/revoke", "viewer"),
     ("POST", "/settings/users", "admin"),
+    ("POST", "/settings/backup", "admin"),
     ("GET", "/connect", "viewer"),
     ("GET", "/reference", "viewer"),
 ];

@@ -290,7 +290,9 @@ fn bad_others(path: &str) -> Option<Vec<Bad>> {
     let blob = |name: &str, status, field| Bad::path(&format!("/d/v1/blobs/{name}"), status, field);
     Some(match path {
         "/healthz" | "/readyz" | "/api/openapi.json" => Vec::new(),
-        "/api/v1/server" | "/api/v1/fleet/summary" | "/api/v1/whoami" => Vec::new(),
+        "/api/v1/server" | "/api/v1/fleet/summary" | "/api/v1/whoami" | "/api/v1/backup" => {
+            Vec::new()
+        }
         "/d/v1/check-in" => bad_check_ins(),
         "/d/v1/enrol" => bad_enrolments(path),
         "/d/v1/blobs/{sha256}" => vec![

@@ -12,6 +12,7 @@ mod attacks_signing;
 mod attacks_transport;
 mod audit;
 mod authorisation;
+mod backup;
 mod bad_input;
 mod blobs;
 mod checkin;

@@ -237,7 +237,7 @@
   // A form that must do its deed once, however often it is clicked.
   document.addEventListener('submit', (event) => {
     const form = event.target;
-    if (form.method !== 'post') return;
+    if (form.method !== 'post' || 'download' in form.dataset) return;
     if (form.dataset.sent) { event.preventDefault(); return; }
     form.dataset.sent = '1';
   });
