@@ -25,6 +25,7 @@ pub mod compat;
 pub mod domain;
 pub mod embedded;
 pub mod fleet;
+mod health;
 pub mod http;
 pub mod hub;
 pub mod identities;

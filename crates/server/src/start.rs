@@ -276,6 +276,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         Some(tls) => Some(Tls::load(tls.clone(), &config.data, state.clock.clone())?),
         None => None,
     };
+    if let Some(tls) = &tls {
+        let _is_first = state.health.tls.set(Arc::clone(tls));
+    }
     let closing = state.closing.clone();
     let front = http::Front {
         router: api::router(state.clone()),

@@ -5,8 +5,9 @@ use std::{ops::Deref, path::PathBuf, sync::Arc};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::{
-    Clock, Config, auth::Auth, blobs::Blobs, domain::history::History, fleet::Fleet, hub::Hub,
-    identities::Identities, online_key::OnlineKey, service::deltas::Deltas, store::Store,
+    Clock, Config, auth::Auth, blobs::Blobs, domain::history::History, fleet::Fleet,
+    health::Health, hub::Hub, identities::Identities, online_key::OnlineKey,
+    service::deltas::Deltas, store::Store,
 };
 
 /// Uploads read into memory at the same time; each may hold an image of 16 MiB.
@@ -34,10 +35,12 @@ pub struct Shared {
     pub auth: Auth,
     /// Signs answers to devices.
     pub online_key: OnlineKey,
+    /// How parts of the server are.
+    pub health: Health,
     /// Which version ran where, for the chart; read from the events as they come.
     pub history: Mutex<History>,
     /// Turns for uploads.
-    pub uploads: Semaphore,
+    pub uploads: Arc<Semaphore>,
     /// The turn for a backup: two at once would only be slower.
     pub backups: Arc<Semaphore>,
     /// Becomes true when the server is to end.
@@ -72,8 +75,9 @@ impl AppState {
             hub: Hub::default(),
             auth,
             online_key,
+            health: Health::default(),
             history: Mutex::default(),
-            uploads: Semaphore::new(UPLOADS_MAX),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             backups: Arc::new(Semaphore::new(1)),
             closing,
         }))

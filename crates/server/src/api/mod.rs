@@ -210,7 +210,9 @@ pub const WEB_ROUTES: &[Route] = &[
     ("GET", "/devices/{id}/{action}", SCREEN_OPERATOR),
     ("POST", "/devices/{id}/{action}", SCREEN_OPERATOR),
     ("GET", "/releases", Access::Screen(Role::Viewer)),
+    ("POST", "/releases", SCREEN_RELEASER),
     ("GET", "/releases/{id}", Access::Screen(Role::Viewer)),
+    ("POST", "/releases/{id}/deltas", SCREEN_OPERATOR),
     ("GET", "/releases/{id}/yank", SCREEN_RELEASER),
     ("POST", "/releases/{id}/yank", SCREEN_RELEASER),
     ("GET", "/rollouts", Access::Screen(Role::Viewer)),
@@ -232,6 +234,33 @@ pub const WEB_ROUTES: &[Route] = &[
     ),
     ("POST", "/settings/users", Access::Screen(Role::Admin)),
     ("POST", "/settings/backup", Access::Screen(Role::Admin)),
+    (
+        "POST",
+        "/settings/groups/{name}/{action}",
+        Access::Screen(Role::Operator),
+    ),
+    ("POST", "/settings/password", Access::Screen(Role::Viewer)),
+    (
+        "POST",
+        "/settings/users/{name}/{action}",
+        Access::Screen(Role::Admin),
+    ),
+    ("POST", "/settings/webhooks", Access::Screen(Role::Admin)),
+    (
+        "POST",
+        "/settings/webhooks/{name}/{action}",
+        Access::Screen(Role::Admin),
+    ),
+    (
+        "POST",
+        "/settings/enrolment-keys",
+        Access::Screen(Role::Admin),
+    ),
+    (
+        "POST",
+        "/settings/enrolment-keys/{name}/revoke",
+        Access::Screen(Role::Admin),
+    ),
     ("GET", "/connect", Access::Screen(Role::Viewer)),
     ("GET", "/reference", Access::Screen(Role::Viewer)),
 ];

@@ -93,7 +93,7 @@ impl<'r> Asked<'r> {
     ) -> Result<(Self, Vec<Member>), Refusal> {
         let mut tx = state.store.read().await?;
         let plan = state.fleet.plan(&mut tx).await?;
-        let checked = check(&mut tx, request).await?;
+        let checked = check(state, &mut tx, request).await?;
         let filter = checked.plan.filter.as_ref();
         let members = members(&mut tx, &plan, &checked.target, filter).await?;
         let asked = Self {

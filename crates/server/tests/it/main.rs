@@ -34,6 +34,7 @@ mod releases;
 mod rollbacks;
 mod rollouts;
 mod roots;
+mod screens;
 mod seed;
 mod seed_bench;
 mod seed_contract;

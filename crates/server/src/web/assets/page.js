@@ -1,8 +1,7 @@
 // Keeps the screens as the fleet is. The server renders (and escapes) every part; this script only
 // fetches the parts again when an event comes, swaps those that changed, moves the progress bars
 // in between, counts the ages on, and says so when the connection is lost. It also opens questions
-// in a dialog, uploads files, and knows the keyboard; each of these works without it as a page, but
-// the upload.
+// in a dialog, uploads files, and knows the keyboard; each of these works without it as a page.
 'use strict';
 (() => {
   const REFRESH_MS = 500;   // at most this often, however many events come
@@ -31,6 +30,8 @@
   function readClock() {
     const now = $('now');
     if (now) clockOffset = Number(now.dataset.now) - Date.now();
+    const clock = document.querySelector('[data-clock]'), apart = Math.round(Math.abs(clockOffset) / 1000);
+    if (clock) clock.textContent = apart < 5 ? 'as this browser’s' : apart + ' s apart from this browser’s';
   }
 
   function ago(ms) {
@@ -285,7 +286,6 @@
     const outcome = zone.querySelector('.outcome'), progress = zone.querySelector('.progress');
     const again = zone.querySelector('.again'), field = (name) => zone.elements[name].value.trim();
     let file = null, request = null;
-    zone.hidden = false;
 
     const say = (tone, text, link) => {
       outcome.className = 'outcome tone-' + tone;
