@@ -142,6 +142,11 @@ impl Client {
         })
     }
 
+    /// A screen of the dashboard, as a browser asks for it.
+    pub async fn screen(&self, place: &str) -> Result<Download> {
+        self.download(place).await
+    }
+
     /// Withdraws a release: it is never offered again.
     pub async fn yank(&self, id: i64, reason: &str) -> Result<Release> {
         self.post(&format!("/api/v1/releases/{id}/yank"), &because(reason))

@@ -1,5 +1,6 @@
 //! `fota bench`: measurements that anyone can repeat.
 
+mod dashboards;
 mod delta;
 
 use std::{net::SocketAddr, time::Duration};
@@ -54,6 +55,8 @@ pub struct Args {
 pub enum What {
     /// One image over simulated links, by the seed's protocol and by the native one
     Transfer,
+    /// What open dashboards cost the server while devices update
+    Dashboards(dashboards::Args),
     /// Patches of two images or of a corpus: ours, and those of the peers that are installed
     Delta(delta::Args),
 }
@@ -62,6 +65,9 @@ pub enum What {
 pub async fn run(args: Args, json: bool) -> Result<()> {
     if let What::Delta(args) = &args.what {
         return delta::run(args, json);
+    }
+    if let What::Dashboards(args) = &args.what {
+        return dashboards::run(args, json).await;
     }
     let rows = transfer().await?;
     if json {

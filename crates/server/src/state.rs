@@ -5,9 +5,18 @@ use std::{ops::Deref, path::PathBuf, sync::Arc};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::{
-    Clock, Config, auth::Auth, blobs::Blobs, domain::history::History, fleet::Fleet,
-    health::Health, hub::Hub, identities::Identities, online_key::OnlineKey,
-    service::deltas::Deltas, store::Store,
+    Clock, Config,
+    auth::Auth,
+    blobs::Blobs,
+    domain::history::History,
+    fleet::Fleet,
+    health::Health,
+    hub::{Hub, Recent},
+    identities::Identities,
+    online_key::OnlineKey,
+    service::deltas::Deltas,
+    store::Store,
+    web::SharedScreens,
 };
 
 /// Uploads read into memory at the same time; each may hold an image of 16 MiB.
@@ -31,6 +40,10 @@ pub struct Shared {
     pub deltas: Deltas,
     /// Events on their way to listeners.
     pub hub: Hub,
+    /// The newest events, read once for all who listen.
+    pub recent: Recent,
+    /// What is rendered once for all who look.
+    pub shared: SharedScreens,
     /// Who may do what, and who tried.
     pub auth: Auth,
     /// Signs answers to devices.
@@ -73,6 +86,8 @@ impl AppState {
             identities: Identities::default(),
             deltas: Deltas::default(),
             hub: Hub::default(),
+            recent: Recent::default(),
+            shared: SharedScreens::default(),
             auth,
             online_key,
             health: Health::default(),

@@ -222,6 +222,7 @@ pub const WEB_ROUTES: &[Route] = &[
     ("GET", "/rollouts/{id}/{action}", SCREEN_OPERATOR),
     ("POST", "/rollouts/{id}/{action}", SCREEN_OPERATOR),
     ("GET", "/activity", Access::Screen(Role::Viewer)),
+    ("GET", "/activity.ndjson", Access::Screen(Role::Viewer)),
     ("GET", "/activity/reasons", Access::Screen(Role::Viewer)),
     ("GET", "/activity/audit", Access::Screen(Role::Admin)),
     ("GET", "/settings", Access::Screen(Role::Viewer)),

@@ -531,7 +531,7 @@ impl Publisher {
 
     fn hear(&mut self, news: Result<News, RecvError>) -> Result<(), String> {
         match news {
-            Ok(News::Progress(event)) => self.changed.extend(event.device),
+            Ok(News::Progress(event)) => self.changed.extend(event.device.clone()),
             Ok(News::Stored) | Err(RecvError::Lagged(_)) => self.look = true,
             Err(RecvError::Closed) => return Err("the server ends".to_owned()),
         }

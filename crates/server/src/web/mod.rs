@@ -33,6 +33,7 @@ mod releases;
 mod rollout;
 mod rollouts;
 mod settings;
+mod shared;
 mod start;
 pub mod time;
 mod words;
@@ -49,6 +50,7 @@ use axum::{
 use crate::{AppState, api::problem::Refusal, auth::Principal};
 use chrome::Ask;
 use fault::Fault;
+pub use shared::SharedScreens;
 
 /// The screens and their files.
 pub fn routes(_state: &AppState) -> Router<AppState> {
@@ -83,6 +85,7 @@ pub fn routes(_state: &AppState) -> Router<AppState> {
             get(rollout::ask).post(rollout::act),
         )
         .route("/activity", get(activity::events))
+        .route("/activity.ndjson", get(activity::export))
         .route("/activity/reasons", get(activity::reasons))
         .route("/activity/audit", get(activity::audit))
         .route("/settings", get(settings::show))

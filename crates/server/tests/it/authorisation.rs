@@ -135,6 +135,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/rollouts/{id}/{action}", "operator"),
     ("POST", "/rollouts/{id}/{action}", "operator"),
     ("GET", "/activity", "viewer"),
+    ("GET", "/activity.ndjson", "viewer"),
     ("GET", "/activity/reasons", "viewer"),
     ("GET", "/activity/audit", "admin"),
     ("GET", "/settings", "viewer"),

@@ -115,6 +115,7 @@
 
   function take(html) {
     const next = new DOMParser().parseFromString(html, 'text/html').body;
+    const held = hold();
     const ids = (root) => all(root, '[data-part]').map((one) => one.id).join();
     if (ids(next) !== ids(main)) {
       // Another screen altogether: the first device has come, or the last filter let none through.
@@ -126,9 +127,18 @@
         if ('keyed' in part.dataset) swapRows($(part.id), part); else swap($(part.id), part);
       }
     }
+    held();
     readClock();
     tick();
     countSelected();
+  }
+
+  // Who has scrolled down reads on: what comes in above does not move the row at the top.
+  function hold() {
+    const row = scrollY > 0 && all(main, 'tr[id], li[id]').find((one) => one.getBoundingClientRect().top >= 0);
+    if (!row) return () => {};
+    const { id } = row, { top } = row.getBoundingClientRect();
+    return () => { const now = $(id); if (now) scrollBy({ top: now.getBoundingClientRect().top - top, behavior: 'instant' }); };
   }
 
   async function part(address) {
