@@ -7,7 +7,7 @@ import { api, equal, holds, until } from './tests.mjs';
 
 const POLL_S = 1;
 
-class Own {
+export class Own {
   constructor(fota) {
     this.fota = fota;
     this.data = mkdtempSync(join(tmpdir(), 'fota-browser-'));

@@ -468,3 +468,40 @@ async fn ones_own_password_needs_the_one_until_now() {
     let login = server.login("anna", "another good password").await;
     assert_eq!(login.status, StatusCode::CREATED);
 }
+
+#[tokio::test]
+async fn activity_is_filtered_by_who_and_exported_line_by_line() {
+    let server = Server::start(Setup::default()).await;
+    let story = Story::begin(&server).await;
+    drop(story);
+    let shown = |page: &str| page.matches("data-testid=\"event\"").count();
+    let all = shown(&screen(&server, "/activity").await);
+    let of = async |actor: &str| shown(&screen(&server, &format!("/activity?actor={actor}")).await);
+    let (devices, operators) = (of("device").await, of("operator").await);
+    assert!(devices > 0 && operators > 0 && devices + operators <= all);
+    let export = server.get("/activity.ndjson?actor=operator").await;
+    assert_eq!(export.headers["content-type"], "application/x-ndjson");
+    let text = String::from_utf8(export.body).expect("text");
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), operators);
+    assert!(lines.iter().all(|event| event["actor"] == "operator"));
+    let whole = server.get("/activity.ndjson").await;
+    assert_eq!(String::from_utf8_lossy(&whole.body).lines().count(), all);
+}
+
+#[tokio::test]
+async fn the_audit_log_is_filtered_by_who_and_what() {
+    let server = Server::start(Setup::default()).await;
+    let boss = server.token("boss", "admin").await;
+    for (token, name) in [(TOKEN, "one"), (boss.as_str(), "two")] {
+        let request = server.request_as(token, Method::POST, "/api/v1/groups");
+        Reply::of(request.json(&json!({"name": name}))).await;
+    }
+    let page = screen(&server, "/activity/audit?actor=token:boss").await;
+    assert!(page.contains("group:two") && !page.contains("group:one"));
+    let page = screen(&server, "/activity/audit?action=token.").await;
+    assert!(page.contains("token.created") && !page.contains("group.created"));
+}
