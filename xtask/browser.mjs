@@ -1,10 +1,11 @@
 // browser.mjs ADDRESS FOLDER FOTA: opens the screens of a running demo as a person would, then those
-// of a server of its own, which FOTA serves, and checks the acceptance criteria of the dashboard by
+// of two servers of its own, which FOTA serves, and checks the acceptance criteria of the dashboard by
 // their names (docs/dashboard.md). Screenshots go to FOLDER. Run by `cargo xtask browser`.
 import { Tests } from './browser/tests.mjs';
 import { live, demo } from './browser/demo.mjs';
 import { own } from './browser/own.mjs';
 import { screens } from './browser/screens.mjs';
+import { plan } from './browser/plan.mjs';
 
 const [address, folder, fota] = process.argv.slice(2);
 // A part alone, while one works on it: FOTA_BROWSER=demo, own or screens.
@@ -21,6 +22,7 @@ try {
     await own(tests, fota);
   }
   if (!only || only === 'screens') await screens(tests, fota, images);
+  if (!only || only === 'plan') await plan(tests, fota);
 } catch (error) {
   tests.check(false, String(error?.stack ?? error));
 }

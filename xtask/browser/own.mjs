@@ -15,7 +15,11 @@ export class Own {
   }
 
   run(args, env = {}) {
-    const child = spawn(this.fota, args, { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, ...env } });
+    const child = spawn(this.fota, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
+    // Both are read to their end, or a chatty child would wait for ever.
+    child.said = '';
+    child.stderr.on('data', (bytes) => { child.said += bytes; });
+    child.stdout.resume();
     this.children.add(child);
     child.on('exit', () => this.children.delete(child));
     return child;

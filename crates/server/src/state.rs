@@ -14,7 +14,7 @@ use crate::{
     hub::{Hub, Recent},
     identities::Identities,
     online_key::OnlineKey,
-    service::deltas::Deltas,
+    service::{deltas::Deltas, watch::Watches},
     store::Store,
     web::SharedScreens,
 };
@@ -38,6 +38,8 @@ pub struct Shared {
     pub identities: Identities,
     /// What makes patches.
     pub deltas: Deltas,
+    /// When to look at which rollout again.
+    pub watches: Watches,
     /// Events on their way to listeners.
     pub hub: Hub,
     /// The newest events, read once for all who listen.
@@ -88,6 +90,7 @@ impl AppState {
             hub: Hub::default(),
             recent: Recent::default(),
             shared: SharedScreens::default(),
+            watches: Watches::default(),
             auth,
             online_key,
             health: Health::default(),

@@ -130,6 +130,10 @@ pub struct Sequential {
     pub tolerance: Percent,
     /// Whether the next wave waits until it is proven that they do not rise so.
     pub prove: bool,
+    /// What besides failures, crashes and silence makes a device unwell, e.g. `errs > 10`: a
+    /// metric that it reports at check-in, and a bound.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unwell: Vec<String>,
 }
 
 impl Default for Sequential {
@@ -139,6 +143,7 @@ impl Default for Sequential {
             false_go: Percent::whole(1),
             tolerance: Percent::whole(5),
             prove: false,
+            unwell: Vec::new(),
         }
     }
 }
@@ -354,6 +359,22 @@ impl Percent {
         }
     }
 
+    /// A ratio, 0 to 1; what is beyond it is cut off.
+    pub fn of_ratio(ratio: f64) -> Self {
+        Self {
+            hundredths: (ratio.clamp(0.0, 1.0) * 10_000.0).round() as u16,
+        }
+    }
+
+    /// A share that is none, NaN too, is not in the range.
+    fn of(percent: f64) -> Option<Self> {
+        let hundredths = (percent * 100.0).round();
+        let is_share = (0.0..=10_000.0).contains(&hundredths);
+        is_share.then_some(Self {
+            hundredths: hundredths as u16,
+        })
+    }
+
     /// 0 to 10,000.
     pub fn hundredths(self) -> u32 {
         u32::from(self.hundredths)
@@ -376,6 +397,17 @@ impl fmt::Display for Percent {
     }
 }
 
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.strip_suffix('%').unwrap_or(text).trim();
+        let percent: Option<f64> = digits.parse().ok();
+        let share = percent.and_then(Self::of);
+        share.ok_or_else(|| format!("{text:?} is no percent: give 0 to 100"))
+    }
+}
+
 impl Serialize for Percent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.hundredths % 100 {
@@ -388,15 +420,8 @@ impl Serialize for Percent {
 impl<'de> Deserialize<'de> for Percent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let percent = f64::deserialize(deserializer)?;
-        let hundredths = (percent * 100.0).round();
-        // A share that is not one, NaN too, is not in the range.
-        if !(0.0..=10_000.0).contains(&hundredths) {
-            let wrong = format!("{percent} is no percent: give 0 to 100");
-            return Err(de::Error::custom(wrong));
-        }
-        Ok(Self {
-            hundredths: hundredths as u16,
-        })
+        let wrong = || de::Error::custom(format!("{percent} is no percent: give 0 to 100"));
+        Self::of(percent).ok_or_else(wrong)
     }
 }
 

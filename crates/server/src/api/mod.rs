@@ -19,6 +19,7 @@ pub mod health;
 pub mod log;
 pub mod openapi;
 pub mod page;
+pub mod pins;
 pub mod problem;
 pub mod products;
 pub mod releases;
@@ -71,6 +72,7 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/healthz", Access::Open),
     ("GET", "/readyz", Access::Open),
     ("GET", "/api/openapi.json", Access::Open),
+    ("GET", "/api/schemas/{name}", Access::Open),
     ("POST", "/d/v1/check-in", Access::Open),
     ("POST", "/d/v1/enrol", Access::Open),
     ("GET", "/d/v1/blobs/{sha256}", Access::Open),
@@ -91,7 +93,10 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/api/v1/devices/{id}", VIEWER),
     ("GET", "/api/v1/devices/{id}/events", VIEWER),
     ("GET", "/api/v1/devices/{id}/why", VIEWER),
+    ("POST", "/api/v1/devices/{id}/block", OPERATOR),
     ("POST", "/api/v1/devices/{id}/unblock", OPERATOR),
+    ("POST", "/api/v1/devices/{id}/pin", OPERATOR),
+    ("DELETE", "/api/v1/devices/{id}/pin", OPERATOR),
     ("POST", "/api/v1/devices/{id}/tags", OPERATOR),
     ("GET", "/api/v1/devices/{id}/credentials", VIEWER),
     ("POST", "/api/v1/devices/{id}/credentials", OPERATOR),
@@ -123,6 +128,7 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/rollouts/{id}/retry", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/promote", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/approve", OPERATOR),
+    ("GET", "/api/v1/clusters", VIEWER),
     ("GET", "/api/v1/rollouts/{id}/clusters", VIEWER),
     ("POST", "/api/v1/rollbacks", OPERATOR),
     ("GET", "/api/v1/roots", VIEWER),
@@ -206,6 +212,8 @@ pub const WEB_ROUTES: &[Route] = &[
     ("GET", "/assets/{name}", Access::Open),
     ("GET", "/devices", Access::Screen(Role::Viewer)),
     ("GET", "/devices.csv", Access::Screen(Role::Viewer)),
+    ("GET", "/bulk/{action}", SCREEN_OPERATOR),
+    ("POST", "/bulk/{action}", SCREEN_OPERATOR),
     ("GET", "/devices/{id}", Access::Screen(Role::Viewer)),
     ("GET", "/devices/{id}/{action}", SCREEN_OPERATOR),
     ("POST", "/devices/{id}/{action}", SCREEN_OPERATOR),
@@ -295,6 +303,7 @@ fn open() -> Router<AppState> {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/api/openapi.json", get(openapi::document))
+        .route("/api/schemas/{name}", get(openapi::schema))
 }
 
 /// What needs no token because it is for devices, which trust signatures and digests and are
@@ -327,7 +336,12 @@ fn manager() -> Router<AppState> {
         .route("/api/v1/devices/{id}", get(devices::show))
         .route("/api/v1/devices/{id}/events", get(devices::events))
         .route("/api/v1/devices/{id}/why", get(devices::why))
+        .route("/api/v1/devices/{id}/block", post(devices::block))
         .route("/api/v1/devices/{id}/unblock", post(devices::unblock))
+        .route(
+            "/api/v1/devices/{id}/pin",
+            post(pins::pin).delete(pins::unpin),
+        )
         .route("/api/v1/devices/{id}/tags", post(tags::change))
         .route("/api/v1/groups", get(groups::list).post(groups::create))
         .route("/api/v1/groups/{name}", delete(groups::remove))
@@ -393,6 +407,7 @@ fn notifications() -> Router<AppState> {
             get(webhooks::list).post(webhooks::create),
         )
         .route("/api/v1/rollouts/{id}/clusters", get(clusters::clusters))
+        .route("/api/v1/clusters", get(clusters::recent))
         .route("/api/v1/webhooks/{name}", delete(webhooks::remove))
         .route("/api/v1/webhooks/{name}/enable", post(webhooks::enable))
         .route("/api/v1/webhooks/{name}/disable", post(webhooks::disable))

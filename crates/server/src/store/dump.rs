@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Column, Row as _, postgres::PgRow, sqlite::SqliteRow};
 use super::{
     Store, StoreError, Tx,
     db::{Db, Inner, Value, postgres_row, sqlite_row},
-    schema,
+    kinds, schema,
 };
 
 /// Tables that a fresh database already has rows in: they are written over.
@@ -56,6 +56,7 @@ impl Store {
     /// Brings a loaded database up to date and closes it.
     pub(crate) async fn finish(self) -> Result<(), StoreError> {
         schema::migrate(&self, schema::newest()).await?;
+        kinds::settle_all(&self).await?;
         self.close().await;
         Ok(())
     }

@@ -8,6 +8,7 @@
 mod attempts;
 mod audit;
 mod clusters;
+mod copies;
 mod credentials;
 mod db;
 mod deltas;
@@ -16,7 +17,9 @@ mod dump;
 mod enrolment;
 mod events;
 mod groups;
+mod kinds;
 mod loads;
+mod pins;
 mod plan;
 mod products;
 mod releases;
@@ -34,6 +37,7 @@ mod webhooks;
 
 use std::path::Path;
 
+pub use copies::Copies;
 pub use credentials::NewStored;
 use db::Db;
 pub use db::Tx;
@@ -41,7 +45,8 @@ pub use deltas::{DeltaFilter, Made, StoredDelta};
 pub use devices::DeviceFilter;
 pub use dump::Rows;
 pub use events::EventFilter;
-pub use screens::{ListFilter, Of, Sort};
+pub use kinds::Cohort;
+pub use screens::{ListFilter, Of, Sort, WaveDevices};
 pub use sessions::{Session, SessionOf};
 pub use signing::StoredRoot;
 pub use tokens::StoredToken;
@@ -102,6 +107,7 @@ impl Store {
     async fn migrated(db: Db) -> Result<Self, StoreError> {
         let store = Self { db };
         schema::migrate(&store, schema::newest()).await?;
+        kinds::settle_all(&store).await?;
         Ok(store)
     }
 

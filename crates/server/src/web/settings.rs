@@ -124,7 +124,7 @@ async fn page(
     let Json(server) = fleet::server(to()).await?;
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let groups = facts::groups(&mut tx, &plan).await?;
+    let groups = facts::groups(&mut tx, &plan, None).await?;
     drop(tx);
     let newest = roots.items.first().map(|root| root.version);
     screen(&Settings {

@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_hundred_who_ask_at_once_cost_two_renderings_and_see_the_newest() {
         let shared = Arc::new(SharedScreens::default());
         let rendered = Arc::new(AtomicU32::new(0));

@@ -22,7 +22,9 @@ mod deltas;
 mod device_identity;
 mod devices;
 mod events;
+mod gates;
 mod groups;
+mod kinds;
 mod log;
 mod mqtt;
 #[cfg(feature = "oidc")]
@@ -43,4 +45,6 @@ mod start;
 mod tls;
 mod waves;
 mod web;
+mod web_devices;
+mod web_start;
 mod webhooks;
