@@ -4,15 +4,25 @@
 import { Tests } from './browser/tests.mjs';
 import { live, demo } from './browser/demo.mjs';
 import { own } from './browser/own.mjs';
+import { screens } from './browser/screens.mjs';
 import { plan } from './browser/plan.mjs';
 
 const [address, folder, fota] = process.argv.slice(2);
+// A part alone, while one works on it: FOTA_BROWSER=demo, own or screens.
+const only = process.env.FOTA_BROWSER;
 const tests = await Tests.begin(folder);
 try {
-  await live(tests, address);
-  await demo(tests, address);
-  await own(tests, fota);
-  await plan(tests, fota);
+  if (!only || only === 'demo') {
+    await live(tests, address);
+    await demo(tests, address);
+  }
+  const images = await tests.images(address);
+  if (!only || only === 'own') {
+    tests.image = images[0];
+    await own(tests, fota);
+  }
+  if (!only || only === 'screens') await screens(tests, fota, images);
+  if (!only || only === 'plan') await plan(tests, fota);
 } catch (error) {
   tests.check(false, String(error?.stack ?? error));
 }

@@ -57,6 +57,18 @@ export class Tests {
     return page;
   }
 
+  // The images of the demo's first two releases, as soon as they are there.
+  async images(address) {
+    const page = await this.page(address);
+    const image = async (id) => {
+      const reply = await page.request.get(`${new URL(address).origin}/api/v1/releases/${id}/image`);
+      return reply.ok() && reply.body();
+    };
+    const images = [await until('a release', () => image(1), 60_000), await until('another release', () => image(2), 120_000)];
+    await page.context().close();
+    return images;
+  }
+
   async end() {
     this.check(this.errors.length === 0, `G1 no error or warning on the console${this.errors.map((text) => `\n        ${text}`).join('')}`);
     this.check(this.foreign.length === 0, `G2 no request to another origin ${this.foreign.join(' ')}`);

@@ -16,11 +16,12 @@ use crate::tools;
 const START_SECONDS_MAX: u32 = 30;
 
 /// The files that a browser runs with: the tests and the screenshots, each with its parts.
-const SCRIPTS: [&str; 6] = [
+const SCRIPTS: [&str; 7] = [
     "browser.mjs",
     "browser/tests.mjs",
     "browser/demo.mjs",
     "browser/own.mjs",
+    "browser/screens.mjs",
     "browser/plan.mjs",
     "browser/screenshots.mjs",
 ];
@@ -30,6 +31,7 @@ pub fn run() -> Result<()> {
     let stage = Stage::set()?;
     let program = target().join("debug/fota");
     let mut node = stage.node("browser.mjs");
+    node.env("FOTA_ESPTOOL", tools::esptool()?);
     run_command(node.arg(&stage.address).arg(&stage.dir).arg(program))
         .with_context(|| format!("the demo's output is in {}", stage.log.display()))
 }

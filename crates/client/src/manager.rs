@@ -134,11 +134,20 @@ impl Client {
     }
 
     pub(crate) async fn download(&self, path: &str) -> Result<Download> {
-        let response = send(self.request(Method::GET, path)).await?;
+        self.bytes(Method::GET, path).await
+    }
+
+    pub(crate) async fn bytes(&self, method: Method, path: &str) -> Result<Download> {
+        let response = send(self.request(method, path)).await?;
         Ok(Download {
             response,
             url: self.url(path),
         })
+    }
+
+    /// A screen of the dashboard, as a browser asks for it.
+    pub async fn screen(&self, place: &str) -> Result<Download> {
+        self.download(place).await
     }
 
     /// Withdraws a release: it is never offered again.

@@ -87,4 +87,9 @@ impl Client {
     pub async fn audit_export(&self) -> Result<Download> {
         self.download("/api/v1/audit/export").await
     }
+
+    /// Everything that the server is made of, keys and tokens included, as a tar.
+    pub async fn backup(&self) -> Result<Download> {
+        self.bytes(Method::POST, "/api/v1/backup").await
+    }
 }

@@ -23,7 +23,7 @@ pub use products::{LogCommand, LogVerifyArgs, ProductCommand};
 pub use notify::{MqttArgs, WebhookCommand};
 pub use rollouts::{RolloutCommand, RolloutId, RolloutOptions, RolloutPlanArgs};
 
-pub use operators::{AuditCommand, LoginArgs, TokenCommand, UserCommand};
+pub use operators::{AuditCommand, BackupArgs, LoginArgs, RestoreArgs, TokenCommand, UserCommand};
 
 pub use deltas::{DeltaBuildArgs, ReleaseDeltaCommand};
 pub use device_identity::{EnrolmentKeyCommand, ProvisionArgs, RevokeArgs};
@@ -184,6 +184,10 @@ pub enum Command {
     /// Webhooks: who is told of what happens
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Everything that the server is made of, into one file
+    Backup(BackupArgs),
+    /// An empty server filled from a backup
+    Restore(RestoreArgs),
     /// Completions for a shell, on stdout
     Completions {
         /// The shell

@@ -1,5 +1,6 @@
 //! `fota bench`: measurements that anyone can repeat.
 
+mod dashboards;
 mod delta;
 mod fleet;
 
@@ -63,6 +64,8 @@ pub struct Args {
 pub enum What {
     /// One image over simulated links, by the seed's protocol and by the native one
     Transfer,
+    /// What open dashboards cost the server while devices update
+    Dashboards(dashboards::Args),
     /// Patches of two images or of a corpus: ours, and those of the peers that are installed
     Delta(delta::Args),
     /// What a rollout, its preview and the lists cost with a large fleet
@@ -75,6 +78,9 @@ pub async fn run(args: Args, json: bool) -> Result<()> {
         What::Delta(args) => return delta::run(args, json),
         What::Fleet(args) => return fleet::run(args, json).await,
         What::Transfer => {}
+    }
+    if let What::Dashboards(args) = &args.what {
+        return dashboards::run(args, json).await;
     }
     let rows = transfer().await?;
     if json {

@@ -1,6 +1,7 @@
 //! One file per verb or noun of the command line.
 
 pub mod audit;
+pub mod backup;
 pub mod bundle;
 pub mod clusters;
 pub mod completions;

@@ -104,6 +104,7 @@ async fn run(global: &Global, command: Option<Command>) -> Result {
         Command::Image(command) => return cmd::image::run(&Output::new(global), command),
         Command::Delta(command) => return cmd::delta::run(&Output::new(global), command),
         Command::Completions { shell } => return cmd::completions::run(shell),
+        Command::Restore(args) => return cmd::backup::restore(&Output::new(global), &args).await,
         _ => {}
     }
     let config = Config::read(global)?;
@@ -161,10 +162,12 @@ async fn client_command(context: &Context, command: Command) -> Result {
         Command::Token(command) => cmd::token::run(context, command).await,
         Command::Webhook(command) => cmd::webhook::run(context, command).await,
         Command::Audit(command) => cmd::audit::run(context, command).await,
+        Command::Backup(args) => cmd::backup::back_up(context, &args).await,
         Command::Serve(_)
         | Command::Demo(_)
         | Command::Bench(_)
         | Command::Image(_)
+        | Command::Restore(_)
         | Command::Delta(_)
         | Command::Completions { .. }
         | Command::Sim(_)

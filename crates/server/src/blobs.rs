@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use fota_proto::Sha256;
+use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as Key};
 use sha2::Digest;
 
@@ -86,6 +87,30 @@ impl Blobs {
         let blob = Blob { bytes, md5 };
         self.cache().keep(sha256, blob.clone());
         Ok(Some(blob))
+    }
+
+    /// The names of all blobs.
+    pub async fn list(&self) -> Result<Vec<Sha256>, BlobError> {
+        let found = self.store.list(None).map_ok(|blob| {
+            let name = blob.location.filename().unwrap_or("");
+            name.parse::<Sha256>().ok()
+        });
+        let names: Vec<Option<Sha256>> = found.try_collect().await?;
+        Ok(names.into_iter().flatten().collect())
+    }
+
+    /// A blob's bytes past the cache, for whoever reads all of them once; none where there is none.
+    pub async fn read(&self, sha256: Sha256) -> Result<Option<Bytes>, BlobError> {
+        let bytes = match self.store.get(&key(sha256)).await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            other => other?.bytes().await?,
+        };
+        let hashed = bytes.clone();
+        let hashing = tokio::task::spawn_blocking(move || digest(&hashed));
+        match hashing.await {
+            Ok(actual) if actual == sha256 => Ok(Some(bytes)),
+            _ => Err(BlobError::Damaged(sha256)),
+        }
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {

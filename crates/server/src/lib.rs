@@ -18,12 +18,14 @@
 
 pub mod api;
 pub mod auth;
+pub mod backup;
 pub mod blobs;
 mod clock;
 pub mod compat;
 pub mod domain;
 pub mod embedded;
 pub mod fleet;
+mod health;
 pub mod http;
 pub mod hub;
 pub mod identities;

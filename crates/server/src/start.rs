@@ -13,6 +13,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     AppState, Clock, api,
     auth::{self, Auth, Token},
+    backup::UNFINISHED_FILE,
     blobs::Blobs,
     domain::identity::DeviceAuth,
     fleet, http, notify,
@@ -23,7 +24,10 @@ use crate::{
 };
 
 /// Held while a server runs on a data directory.
-const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
+
+/// The database of a data directory, where it is not a PostgreSQL server.
+pub(crate) const SQLITE_FILE: &str = "fota.db";
 
 /// More threads than this are a slip of the keyboard.
 const DELTA_WORKERS_MAX: usize = 64;
@@ -136,6 +140,12 @@ pub enum StartError {
         /// The data directory.
         path: PathBuf,
     },
+    /// A restore was interrupted there.
+    #[error("a restore into {path} was interrupted: empty it and restore again")]
+    Unfinished {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The address is taken or not ours.
     #[error("cannot listen on {addr}: {error}: choose another with --listen")]
     Listen {
@@ -222,6 +232,9 @@ pub(crate) struct Opened {
 pub(crate) async fn open(config: Config, clock: Clock) -> Result<Opened, StartError> {
     check(&config)?;
     let lock = lock(&config.data)?;
+    if config.data.join(UNFINISHED_FILE).exists() {
+        return Err(StartError::Unfinished { path: config.data });
+    }
     let store = open_store(&config).await?;
     let folder = AppState::blobs_folder(&config.data);
     let blobs = Blobs::open_folder(&folder).map_err(|error| data_error(&folder, error))?;
@@ -263,6 +276,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         Some(tls) => Some(Tls::load(tls.clone(), &config.data, state.clock.clone())?),
         None => None,
     };
+    if let Some(tls) = &tls {
+        let _is_first = state.health.tls.set(Arc::clone(tls));
+    }
     let closing = state.closing.clone();
     let front = http::Front {
         router: api::router(state.clone()),
@@ -396,7 +412,7 @@ fn data_error(path: &Path, error: io::Error) -> StartError {
 }
 
 /// Makes the directory and takes its lock, which the system gives back however the process ends.
-fn lock(data: &Path) -> Result<File, StartError> {
+pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
     std::fs::create_dir_all(data).map_err(|error| data_error(data, error))?;
     let path = data.join(LOCK_FILE);
     let mut options = OpenOptions::new();
@@ -423,7 +439,7 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
                     .to_owned(),
             });
         }
-        None => Store::open_sqlite(&config.data.join("fota.db")).await,
+        None => Store::open_sqlite(&config.data.join(SQLITE_FILE)).await,
     };
     opened.map_err(|error| StartError::Database {
         name: database_name(config),
@@ -434,7 +450,7 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
 /// The database for people: never its password.
 fn database_name(config: &Config) -> String {
     match &config.db {
-        None => config.data.join("fota.db").display().to_string(),
+        None => config.data.join(SQLITE_FILE).display().to_string(),
         Some(url) => match (url.split_once("://"), url.rsplit_once('@')) {
             (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
             _ => url.clone(),

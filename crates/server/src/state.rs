@@ -10,11 +10,13 @@ use crate::{
     blobs::Blobs,
     domain::history::History,
     fleet::Fleet,
-    hub::Hub,
+    health::Health,
+    hub::{Hub, Recent},
     identities::Identities,
     online_key::OnlineKey,
     service::{deltas::Deltas, watch::Watches},
     store::Store,
+    web::SharedScreens,
 };
 
 /// Uploads read into memory at the same time; each may hold an image of 16 MiB.
@@ -40,14 +42,22 @@ pub struct Shared {
     pub watches: Watches,
     /// Events on their way to listeners.
     pub hub: Hub,
+    /// The newest events, read once for all who listen.
+    pub recent: Recent,
+    /// What is rendered once for all who look.
+    pub shared: SharedScreens,
     /// Who may do what, and who tried.
     pub auth: Auth,
     /// Signs answers to devices.
     pub online_key: OnlineKey,
+    /// How parts of the server are.
+    pub health: Health,
     /// Which version ran where, for the chart; read from the events as they come.
     pub history: Mutex<History>,
     /// Turns for uploads.
-    pub uploads: Semaphore,
+    pub uploads: Arc<Semaphore>,
+    /// The turn for a backup: two at once would only be slower.
+    pub backups: Arc<Semaphore>,
     /// Becomes true when the server is to end.
     pub closing: watch::Receiver<bool>,
 }
@@ -78,11 +88,15 @@ impl AppState {
             identities: Identities::default(),
             deltas: Deltas::default(),
             hub: Hub::default(),
+            recent: Recent::default(),
+            shared: SharedScreens::default(),
             watches: Watches::default(),
             auth,
             online_key,
+            health: Health::default(),
             history: Mutex::default(),
-            uploads: Semaphore::new(UPLOADS_MAX),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            backups: Arc::new(Semaphore::new(1)),
             closing,
         }))
     }

@@ -148,6 +148,12 @@ impl Tls {
         Some(crate::blobs::digest(leaf))
     }
 
+    /// When the certificate ends, milliseconds since the Unix epoch; none where there is none.
+    pub fn end_ms(&self) -> Option<i64> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        identity::certificate_end_ms(current.leaf.as_ref()?)
+    }
+
     /// The file that holds the certificate.
     pub fn cert_file(&self) -> &Path {
         &self.cert

@@ -109,3 +109,24 @@ pub enum AuditCommand {
         head: Option<Head>,
     },
 }
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where to; nobody else may read it, for it holds the keys and tokens of the server
+    pub file: PathBuf,
+    /// Write over an existing file
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `fota backup` wrote
+    pub file: PathBuf,
+    /// Folder of the new server: must be empty, or not there
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// An empty PostgreSQL database instead of the built-in one, whichever the old server had
+    #[arg(long, value_name = "postgres://…")]
+    pub db: Option<String>,
+}

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use fota_sim::firmware::Behaviour;
+
 use crate::{
     harness::{Place, Server},
     menu::Terminal,
@@ -232,4 +234,97 @@ fn a_webhook_is_added_disabled_enabled_and_deleted() {
     assert!(list.out.contains("attempt.failed") && !list.out.contains("whsec_"));
     server.fota(&["webhook", "delete", "ops", "--yes"]).exits(0);
     server.fota(&["webhook", "test", "ops"]).exits(6);
+}
+
+/// AC8.5 by commands alone: what a server was, another one is.
+#[test]
+fn a_backup_restores_into_an_empty_server() {
+    let mut server = Server::start();
+    make_user(&server, "anna", "operator");
+    server.fota(&["group", "create", "hall"]).exits(0);
+    let firmware = server.place.firmware("1.0.6", Behaviour::Works);
+    server.fota(&["upload", &firmware]).exits(0);
+    let token = server.token();
+    server
+        .fota(&["backup", "fota.tar"])
+        .exits(0)
+        .complains("keep it as you keep them");
+    server
+        .fota(&["backup", "fota.tar"])
+        .exits(7)
+        .complains("exists");
+    let file = server.place.path().join("fota.tar");
+    let mode = std::fs::metadata(&file)
+        .expect("there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let left = std::fs::read_dir(server.place.path()).expect("read");
+    let left = left.filter(|it| {
+        it.as_ref()
+            .expect("read")
+            .file_name()
+            .to_string_lossy()
+            .starts_with(".fota-backup")
+    });
+    assert_eq!(left.count(), 0, "nothing lies about");
+    let before = |server: &Server| {
+        let releases = server.fota(&["release", "list", "--json"]).exits(0).json();
+        let users = server.fota(&["user", "list", "--json"]).exits(0).json();
+        (releases, users)
+    };
+    let was = before(&server);
+    server.kill();
+    let restore = ["restore", "fota.tar", "--data", "fota-data"];
+    server.fota(&restore).exits(7).complains("is not empty");
+    std::fs::rename(
+        server.place.path().join("fota-data"),
+        server.place.path().join("old"),
+    )
+    .expect("moved");
+    server
+        .fota(&restore)
+        .exits(0)
+        .complains("fota serve --data fota-data");
+    server.restart();
+    assert_eq!(server.token(), token);
+    assert_eq!(before(&server), was);
+    server.fota(&["audit", "verify"]).exits(0).says("is whole");
+}
+
+/// A backup that is cut off, by the death of either side, never gets the name of one.
+#[test]
+fn a_backup_that_is_cut_off_is_no_file_under_its_name() {
+    use std::io::{Read, Write};
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let args = ["--server", &url, "--token", "t", "backup", "fota.tar"];
+    let begun = || {
+        let (mut peer, _) = listener.accept().expect("asked");
+        let mut asked = [0; 4096];
+        let _ = peer.read(&mut asked).expect("read");
+        let head =
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10\r\nfota-backup.json\r\n";
+        peer.write_all(head.as_bytes()).expect("sent");
+        peer
+    };
+    let mut killed = place.command(&args).spawn().expect("starts");
+    let peer = begun();
+    let beside = || {
+        let found = std::fs::read_dir(place.path()).expect("read");
+        let mut names = found.map(|it| it.expect("read").file_name());
+        names.any(|name| name.to_string_lossy().starts_with(".fota-backup-"))
+    };
+    while !beside() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    killed.kill().expect("it runs");
+    killed.wait().expect("ends");
+    drop(peer);
+    assert!(!place.path().join("fota.tar").exists());
+    let mut left_alone = place.command(&args).spawn().expect("starts");
+    drop(begun());
+    assert!(!left_alone.wait().expect("ends").success());
+    assert!(!place.path().join("fota.tar").exists());
 }

@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -32,6 +32,8 @@ use crate::{
 const BATCH: i64 = 500;
 /// How often a stream looks for events of other nodes, and says that it is still there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// After a change, how long more of them are waited for: many become one look.
+const COALESCE: Duration = Duration::from_millis(100);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How often a stream asks whether its reader may still read: what was revoked ends so soon.
 const ADMIT_INTERVAL: Duration = Duration::from_secs(5);
@@ -135,6 +137,7 @@ pub async fn stream(
         device: device.map(|id| id.to_string()),
         kinds,
         last,
+        must_look: true,
         ready: VecDeque::new(),
     };
     let events = stream::unfold(listener, |mut listener| async {
@@ -165,7 +168,9 @@ struct Listener {
     kinds: Option<KindFilter>,
     /// The last stored event that was sent or left out.
     last: i64,
-    ready: VecDeque<Event>,
+    /// Whether the history may have grown since it was last read.
+    must_look: bool,
+    ready: VecDeque<Arc<Event>>,
 }
 
 impl Listener {
@@ -202,6 +207,29 @@ impl Listener {
 
     /// Reads on to the next event that is wanted, or to the end.
     async fn read_history(&mut self) -> Result<(), StoreError> {
+        if !self.must_look {
+            return Ok(());
+        }
+        let recent = self
+            .state
+            .recent
+            .after(&self.state.store, self.last)
+            .await?;
+        let Some(events) = recent else {
+            return self.read_back().await;
+        };
+        self.must_look = false;
+        for event in events {
+            self.last = event.id;
+            if self.wants(&event) {
+                self.ready.push_back(event);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a listener that is far behind.
+    async fn read_back(&mut self) -> Result<(), StoreError> {
         let mut tx = self.state.store.read().await?;
         loop {
             let filter = EventFilter {
@@ -215,7 +243,7 @@ impl Listener {
             for event in events {
                 self.last = event.id;
                 if self.takes(&event) {
-                    self.ready.push_back(event);
+                    self.ready.push_back(Arc::new(event));
                 }
             }
             if is_end || !self.ready.is_empty() {
@@ -234,14 +262,32 @@ impl Listener {
             };
             match news {
                 // Time to look for what other nodes wrote.
-                Err(_) => return Some(()),
-                Ok(Ok(News::Stored)) | Ok(Err(RecvError::Lagged(_))) => return Some(()),
+                Err(_) => {
+                    self.must_look = true;
+                    return Some(());
+                }
+                Ok(Ok(News::Stored)) | Ok(Err(RecvError::Lagged(_))) => {
+                    self.must_look = true;
+                    tokio::time::sleep(COALESCE).await;
+                    self.take_news();
+                    return Some(());
+                }
                 Ok(Ok(News::Progress(event))) if self.wants(&event) => {
-                    self.ready.push_back(*event);
+                    self.ready.push_back(event);
                     return Some(());
                 }
                 Ok(Ok(News::Progress(_))) => {}
                 Ok(Err(RecvError::Closed)) => return None,
+            }
+        }
+    }
+
+    /// What came meanwhile: it is dealt with in the same look.
+    fn take_news(&mut self) {
+        while let Ok(news) = self.news.try_recv() {
+            match news {
+                News::Progress(event) if self.wants(&event) => self.ready.push_back(event),
+                News::Progress(_) | News::Stored => {}
             }
         }
     }

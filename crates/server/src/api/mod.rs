@@ -2,6 +2,7 @@
 //! `rollouts::pause`, and so on for all.
 
 pub mod audit;
+pub mod backup;
 pub mod blobs;
 pub mod checkin;
 pub mod clusters;
@@ -162,6 +163,8 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/users/{name}/role", ADMIN),
     ("GET", "/api/v1/audit", ADMIN),
     ("GET", "/api/v1/audit/export", ADMIN),
+    // It holds every secret of the server, and it is a deed that the audit log tells of.
+    ("POST", "/api/v1/backup", ADMIN),
 ];
 
 /// The seed's paths.
@@ -215,7 +218,9 @@ pub const WEB_ROUTES: &[Route] = &[
     ("GET", "/devices/{id}/{action}", SCREEN_OPERATOR),
     ("POST", "/devices/{id}/{action}", SCREEN_OPERATOR),
     ("GET", "/releases", Access::Screen(Role::Viewer)),
+    ("POST", "/releases", SCREEN_RELEASER),
     ("GET", "/releases/{id}", Access::Screen(Role::Viewer)),
+    ("POST", "/releases/{id}/deltas", SCREEN_OPERATOR),
     ("GET", "/releases/{id}/yank", SCREEN_RELEASER),
     ("POST", "/releases/{id}/yank", SCREEN_RELEASER),
     ("GET", "/rollouts", Access::Screen(Role::Viewer)),
@@ -225,6 +230,7 @@ pub const WEB_ROUTES: &[Route] = &[
     ("GET", "/rollouts/{id}/{action}", SCREEN_OPERATOR),
     ("POST", "/rollouts/{id}/{action}", SCREEN_OPERATOR),
     ("GET", "/activity", Access::Screen(Role::Viewer)),
+    ("GET", "/activity.ndjson", Access::Screen(Role::Viewer)),
     ("GET", "/activity/reasons", Access::Screen(Role::Viewer)),
     ("GET", "/activity/audit", Access::Screen(Role::Admin)),
     ("GET", "/settings", Access::Screen(Role::Viewer)),
@@ -236,6 +242,34 @@ pub const WEB_ROUTES: &[Route] = &[
         Access::Screen(Role::Viewer),
     ),
     ("POST", "/settings/users", Access::Screen(Role::Admin)),
+    ("POST", "/settings/backup", Access::Screen(Role::Admin)),
+    (
+        "POST",
+        "/settings/groups/{name}/{action}",
+        Access::Screen(Role::Operator),
+    ),
+    ("POST", "/settings/password", Access::Screen(Role::Viewer)),
+    (
+        "POST",
+        "/settings/users/{name}/{action}",
+        Access::Screen(Role::Admin),
+    ),
+    ("POST", "/settings/webhooks", Access::Screen(Role::Admin)),
+    (
+        "POST",
+        "/settings/webhooks/{name}/{action}",
+        Access::Screen(Role::Admin),
+    ),
+    (
+        "POST",
+        "/settings/enrolment-keys",
+        Access::Screen(Role::Admin),
+    ),
+    (
+        "POST",
+        "/settings/enrolment-keys/{name}/revoke",
+        Access::Screen(Role::Admin),
+    ),
     ("GET", "/connect", Access::Screen(Role::Viewer)),
     ("GET", "/reference", Access::Screen(Role::Viewer)),
 ];
@@ -362,6 +396,7 @@ fn operators() -> Router<AppState> {
         .route("/api/v1/tokens/{id}", delete(tokens::revoke))
         .route("/api/v1/audit", get(audit::list))
         .route("/api/v1/audit/export", get(audit::export))
+        .route("/api/v1/backup", post(backup::make))
 }
 
 /// Who is told of what happens, and what stands out in it.

@@ -10,9 +10,9 @@ use utoipa::{
 };
 
 use super::{
-    audit, blobs, checkin, clusters, credentials, deltas, devices, enrol, enrolment_keys, events,
-    extract::Segment, fleet, groups, health, log, pins, problem::Refusal, products, releases,
-    rollbacks, rollouts, roots, session, tags, tokens, users, webhooks,
+    audit, backup, blobs, checkin, clusters, credentials, deltas, devices, enrol, enrolment_keys,
+    events, extract::Segment, fleet, groups, health, log, pins, problem::Refusal, products,
+    releases, rollbacks, rollouts, roots, session, tags, tokens, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -44,7 +44,7 @@ use super::{
         session::login, session::logout, session::whoami,
         users::list, users::create, users::remove, users::set_role, users::set_password,
         tokens::list, tokens::create, tokens::revoke,
-        audit::list, audit::export,
+        audit::list, audit::export, backup::make,
     ),
     modifiers(&Token, &UniqueNames),
     security(("token" = []))

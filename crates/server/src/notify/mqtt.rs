@@ -77,6 +77,7 @@ pub struct Settings {
 pub async fn run(state: AppState, settings: Settings) {
     let mut closing = state.closing.clone();
     let broker = settings.broker.name();
+    state.health.tell_mqtt(Some("not connected yet"));
     let mut publisher = Publisher::new(state, settings);
     let mut wait = RETRY_MIN;
     let mut told = None;
@@ -86,6 +87,7 @@ pub async fn run(state: AppState, settings: Settings) {
             Ok(()) => return,
             Err(why) => why,
         };
+        publisher.state.health.tell_mqtt(Some(&why));
         if began.elapsed() >= STABLE {
             (wait, told) = (RETRY_MIN, None);
         }
@@ -182,6 +184,7 @@ impl Publisher {
         self.arrived = Some(place);
         let mut connection = self.open().await?;
         self.begin(place);
+        self.state.health.tell_mqtt(None);
         let name = self.settings.broker.name();
         tracing::info!(broker = %name, "mqtt: connected to {name}");
         self.find_leftovers(&mut connection).await?;
@@ -528,7 +531,7 @@ impl Publisher {
 
     fn hear(&mut self, news: Result<News, RecvError>) -> Result<(), String> {
         match news {
-            Ok(News::Progress(event)) => self.changed.extend(event.device),
+            Ok(News::Progress(event)) => self.changed.extend(event.device.clone()),
             Ok(News::Stored) | Err(RecvError::Lagged(_)) => self.look = true,
             Err(RecvError::Closed) => return Err("the server ends".to_owned()),
         }

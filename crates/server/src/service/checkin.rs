@@ -1,5 +1,7 @@
 //! The heart of the server: one check-in.
 
+use std::sync::Arc;
+
 use fota_proto::{AttemptState, manager::Event};
 
 use super::{advance, commit, facts::facts};
@@ -132,7 +134,7 @@ fn tell_progress(state: &AppState, report: &Report, step: &Step, facts: &Facts, 
     let Some(attempt) = attempt else {
         return;
     };
-    state.hub.tell(News::Progress(Box::new(Event {
+    state.hub.tell(News::Progress(Arc::new(Event {
         id: 0,
         at: now,
         kind: "attempt.progress".to_owned(),

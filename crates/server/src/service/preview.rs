@@ -80,7 +80,7 @@ impl<'r> Asked<'r> {
         request: &'r RolloutRequest,
     ) -> Result<Self, Refusal> {
         let plan = state.fleet.plan(tx).await?;
-        let checked = check(tx, request).await?;
+        let checked = check(state, tx, request).await?;
         Ok(Self {
             request,
             blocked: tx.blocked_on(checked.release.id).await?,

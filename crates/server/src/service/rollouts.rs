@@ -9,7 +9,7 @@ use fota_proto::{
     manager::RolloutRequest,
 };
 
-use super::{advance, commit_by, deltas};
+use super::{advance, commit_by, deltas, signed};
 use crate::{
     AppState,
     api::problem::Refusal,
@@ -99,7 +99,11 @@ impl Checked {
     }
 }
 
-pub async fn check(tx: &mut Tx, request: &RolloutRequest) -> Result<Checked, Refusal> {
+pub async fn check(
+    state: &AppState,
+    tx: &mut Tx,
+    request: &RolloutRequest,
+) -> Result<Checked, Refusal> {
     let deadline = request.trial_deadline_s.unwrap_or(TRIAL_DEADLINE_S);
     if !(1..=TRIAL_DEADLINE_S_MAX).contains(&deadline) {
         let detail = format!("trial_deadline_s is {deadline}: give 1 to {TRIAL_DEADLINE_S_MAX}");
@@ -119,6 +123,7 @@ pub async fn check(tx: &mut Tx, request: &RolloutRequest) -> Result<Checked, Ref
         let detail = format!("release {} was withdrawn: choose another", release.version);
         return Err(Refusal::conflict("release_yanked", detail).of("release"));
     }
+    signed::check_may_start(state, tx, &release).await?;
     let target = find_target(tx, &request.to).await?;
     let plan = match &request.plan {
         Some(given) => RolloutPlan::check(given)
@@ -140,7 +145,7 @@ pub async fn start(
     by: &By,
 ) -> Result<Rollout, Refusal> {
     let mut tx = state.store.write().await?;
-    let checked = check(&mut tx, request).await?;
+    let checked = check(state, &mut tx, request).await?;
     let sentence = checked.sentence(request);
     let release = checked.release.clone();
     let new = draft(checked, request, &by.actor, state.now_ms());

@@ -15,7 +15,7 @@ use crate::{
         model::{Release, Signed},
         trust::is_over,
     },
-    store::Tx,
+    store::{StoreError, Tx},
 };
 
 use super::roots;
@@ -144,18 +144,8 @@ pub fn agree(
 /// Refuses an image that is not signed where it must be. A device that trusts a root is offered no
 /// unsigned one, whatever is taken in.
 pub async fn check_policy(state: &AppState, tx: &mut Tx, new: &Release) -> Result<(), Refusal> {
-    // The seed's tools and devices know no signatures; `--legacy-open` opens the door for them, and
-    // `--lab` for files that nobody could sign.
-    let by_seed = state.config.legacy_open && new.seed_chunk_bytes.is_some();
-    let is_let_in = new.signed.is_some() || by_seed || new.lab;
-    if is_let_in || tx.allows_unsigned(&new.project).await? {
+    let Some(why) = why_unsigned_is_refused(state, tx, new).await? else {
         return Ok(());
-    }
-    let root = tx.newest_root().await?;
-    let why = match root {
-        Some(root) => format!("this server has root {}", root.version),
-        None if state.config.allow_unsigned => return Ok(()),
-        None => "this server was started without --allow-unsigned".to_owned(),
     };
     let detail = format!(
         "the image is not signed, and {why}: upload the bundle that `fota release sign` makes, or \
@@ -163,6 +153,42 @@ pub async fn check_policy(state: &AppState, tx: &mut Tx, new: &Release) -> Resul
         new.project
     );
     Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "unsigned", detail).of("body"))
+}
+
+/// Refuses to start what came in unsigned before signatures were required here.
+pub async fn check_may_start(
+    state: &AppState,
+    tx: &mut Tx,
+    release: &Release,
+) -> Result<(), Refusal> {
+    let Some(why) = why_unsigned_is_refused(state, tx, release).await? else {
+        return Ok(());
+    };
+    let detail = format!(
+        "release {} is not signed, and {why}: sign it with `fota release sign` and upload the \
+         bundle, or allow unsigned releases of product {:?} with `fota product signing`",
+        release.version, release.project
+    );
+    Err(Refusal::conflict("unsigned", detail).of("release"))
+}
+
+async fn why_unsigned_is_refused(
+    state: &AppState,
+    tx: &mut Tx,
+    new: &Release,
+) -> Result<Option<String>, StoreError> {
+    // The seed's tools and devices know no signatures; `--legacy-open` opens the door for them, and
+    // `--lab` for files that nobody could sign.
+    let by_seed = state.config.legacy_open && new.seed_chunk_bytes.is_some();
+    let is_let_in = new.signed.is_some() || by_seed || new.lab;
+    if is_let_in || tx.allows_unsigned(&new.project).await? {
+        return Ok(None);
+    }
+    Ok(match tx.newest_root().await? {
+        Some(root) => Some(format!("this server has root {}", root.version)),
+        None if state.config.allow_unsigned => None,
+        None => Some("this server was started without --allow-unsigned".to_owned()),
+    })
 }
 
 /// Refuses a sequence that another release of the product and chip has.

@@ -38,9 +38,9 @@ pub(super) enum Db {
 }
 
 /// A transaction; dropped without [`Tx::commit`] it changes nothing.
-pub struct Tx(Inner);
+pub struct Tx(pub(super) Inner);
 
-enum Inner {
+pub(super) enum Inner {
     Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
     Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
 }
@@ -151,6 +151,23 @@ impl Tx {
         sql: &'static str,
         values: [Value; N],
     ) -> Result<u64, StoreError> {
+        self.execute(sql, values).await
+    }
+
+    /// The same with a statement that was put together: see [`super::dump`].
+    pub(super) async fn run_owned(
+        &mut self,
+        sql: String,
+        values: Vec<Value>,
+    ) -> Result<u64, StoreError> {
+        self.execute(sqlx::AssertSqlSafe(sql), values).await
+    }
+
+    async fn execute(
+        &mut self,
+        sql: impl sqlx::SqlSafeStr,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<u64, StoreError> {
         Ok(match &mut self.0 {
             Inner::Sqlite(tx) => {
                 let query = bind_all!(sql, values);
@@ -227,7 +244,7 @@ impl Tx {
     }
 }
 
-fn sqlite_row(row: &SqliteRow) -> Result<Row, StoreError> {
+pub(super) fn sqlite_row(row: &SqliteRow) -> Result<Row, StoreError> {
     let cells = (0..row.len()).map(|index| {
         let raw = row.try_get_raw(index)?;
         // SQLite types values, not columns: a NULL has no type, and either option reads it.
@@ -243,7 +260,7 @@ fn sqlite_row(row: &SqliteRow) -> Result<Row, StoreError> {
     })
 }
 
-fn postgres_row(row: &PgRow) -> Result<Row, StoreError> {
+pub(super) fn postgres_row(row: &PgRow) -> Result<Row, StoreError> {
     let cells = row.columns().iter().map(|column| {
         let index = column.ordinal();
         Ok(match column.type_info().name() {
@@ -259,6 +276,10 @@ fn postgres_row(row: &PgRow) -> Result<Row, StoreError> {
 }
 
 impl Row {
+    pub(super) fn into_cells(self) -> impl Iterator<Item = Value> {
+        self.cells
+    }
+
     pub(super) fn int_maybe(&mut self) -> Result<Option<i64>, StoreError> {
         match self.cells.next() {
             Some(Value::Int(int)) => Ok(int),

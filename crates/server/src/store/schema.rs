@@ -23,6 +23,20 @@ pub(super) fn newest() -> i64 {
     MIGRATIONS.len() as i64
 }
 
+/// Every table of version `schema`, each behind those that it refers to: the order in which they
+/// were made.
+pub(super) fn tables(schema: i64) -> impl Iterator<Item = &'static str> {
+    let migrations = MIGRATIONS.iter().take(usize::try_from(schema).unwrap_or(0));
+    let statements = migrations.flat_map(|sql| statements(sql));
+    statements.filter_map(|statement| {
+        let lines = statement.lines().filter(|line| !line.starts_with("--"));
+        let made = lines
+            .into_iter()
+            .find_map(|line| line.strip_prefix("CREATE TABLE "))?;
+        made.split([' ', '(']).next()
+    })
+}
+
 /// Brings the schema to version `wanted`.
 pub(super) async fn migrate(store: &Store, wanted: i64) -> Result<(), StoreError> {
     let mut tx = store.write().await?;

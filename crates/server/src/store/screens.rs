@@ -183,13 +183,13 @@ impl Tx {
         // One statement per kind of filter, so that each uses its index.
         const ALL: &str = "SELECT id, at, kind, device, rollout, release, actor, text, state \
              FROM event WHERE id < $1 AND $2 = '' AND $3 = 0 AND kind LIKE $4 || '%' \
-             ORDER BY id DESC LIMIT $5";
+             AND ($5 = '' OR actor = $5) ORDER BY id DESC LIMIT $6";
         const DEVICE: &str = "SELECT id, at, kind, device, rollout, release, actor, text, state \
              FROM event WHERE id < $1 AND device = $2 AND ($3 = 0 OR rollout = $3) \
-             AND kind LIKE $4 || '%' ORDER BY id DESC LIMIT $5";
+             AND kind LIKE $4 || '%' AND ($5 = '' OR actor = $5) ORDER BY id DESC LIMIT $6";
         const ROLLOUT: &str = "SELECT id, at, kind, device, rollout, release, actor, text, state \
              FROM event WHERE id < $1 AND $2 = '' AND rollout = $3 AND kind LIKE $4 || '%' \
-             ORDER BY id DESC LIMIT $5";
+             AND ($5 = '' OR actor = $5) ORDER BY id DESC LIMIT $6";
         let sql = match (of.device.is_empty(), of.rollout) {
             (false, _) => DEVICE,
             (true, 0) => ALL,
@@ -200,22 +200,40 @@ impl Tx {
             of.device.as_str(),
             of.rollout,
             of.kind.as_str(),
+            of.actor.as_str(),
             limit
         ];
         self.all(sql, values, event).await
     }
 
-    /// A page of the audit log, newest first, below `before`.
+    /// A page of the audit log, newest first, below `before`: of `actor`, and of actions that begin
+    /// with `action`, where these are given.
     pub async fn newest_audit(
         &mut self,
+        actor: &str,
+        action: &str,
         before: i64,
         limit: i64,
     ) -> Result<Vec<AuditEntry>, StoreError> {
         self.all(
             "SELECT seq, at, actor, role, action, object, detail, request, address, \
-             previous, hash FROM audit WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
-            values![before, limit],
+             previous, hash FROM audit WHERE seq < $1 AND ($3 = '' OR actor = $3) \
+             AND action LIKE $4 || '%' ORDER BY seq DESC LIMIT $2",
+            values![before, limit, actor, action],
             entry,
+        )
+        .await
+    }
+
+    /// The devices that were first seen last: id, version, chip, and when.
+    pub async fn newest_devices(
+        &mut self,
+        limit: i64,
+    ) -> Result<Vec<(String, Option<String>, Option<u16>, i64)>, StoreError> {
+        self.all(
+            "SELECT id, version, chip, first_seen FROM device ORDER BY first_seen DESC, id LIMIT $1",
+            values![limit],
+            |row| Ok((row.text()?, row.text_maybe()?, row.number_maybe()?, row.int()?)),
         )
         .await
     }
@@ -302,4 +320,6 @@ pub struct Of {
     pub rollout: i64,
     /// How the kind of event begins.
     pub kind: String,
+    /// Who did it; empty for anybody.
+    pub actor: String,
 }

@@ -168,10 +168,14 @@ fn warnings(state: &AppState) -> Vec<&'static str> {
 
 /// A screen as an answer.
 pub fn screen(template: &impl Template) -> Result<Response, Fault> {
-    let html = template.render().map_err(|error| {
+    Ok(html_response(StatusCode::OK, html(template)?))
+}
+
+/// A screen as text.
+pub fn html(template: &impl Template) -> Result<String, Fault> {
+    template.render().map_err(|error| {
         tracing::error!(%error, "a screen could not be rendered");
         let detail = "the page could not be made: please report it with the server's log";
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", detail)
-    })?;
-    Ok(html_response(StatusCode::OK, html))
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", detail).into()
+    })
 }

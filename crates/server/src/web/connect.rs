@@ -7,9 +7,9 @@ use axum::{extract::State, response::Response};
 use super::{
     chrome::{Ask, Chrome, screen},
     fault::Fault,
-    pieces::Cli,
+    pieces::{Cli, When},
 };
-use crate::{AppState, api::fleet};
+use crate::{AppState, api::fleet, domain::fit::chip_name, store::StoreError};
 
 #[derive(Template)]
 #[template(path = "connect.html")]
@@ -26,7 +26,16 @@ struct Connect {
     simulate: Cli,
     root_version: u32,
     poll_s: u32,
+    newest: Vec<Newest>,
     legacy_id: String,
+}
+
+/// A device that was first seen lately.
+struct Newest {
+    id: String,
+    version: String,
+    chip: String,
+    at: When,
 }
 
 struct Way {
@@ -35,6 +44,9 @@ struct Way {
     works: bool,
     is_here: bool,
 }
+
+/// Devices shown of those that came last.
+const NEWEST_SHOWN: i64 = 5;
 
 const WAYS: [(&str, &str, bool); 6] = [
     ("rust", "Rust", true),
@@ -50,6 +62,7 @@ pub async fn show(State(state): State<AppState>, ask: Ask) -> Result<Response, F
     let summary = fleet::summary(State(state.clone())).await?;
     let chosen = WAYS.iter().find(|(id, ..)| *id == ask.text("with"));
     let (chosen, ..) = chosen.unwrap_or(&WAYS[0]);
+    let newest = newest(&state).await?;
     let plan = state.fleet.newest_plan(&state.store).await?;
     let host = ask.origin.split("://").nth(1).unwrap_or("").to_owned();
     let name = host
@@ -73,10 +86,28 @@ pub async fn show(State(state): State<AppState>, ask: Ask) -> Result<Response, F
         total: summary.total,
         online: summary.online,
         simulate: Cli::new(format!("fota sim --devices 3 --server {}", ask.origin)),
+        newest,
         root_version: plan.root.unwrap_or(0),
         poll_s: state.config.poll_s,
         legacy_id: state.config.legacy_default_device_id.clone(),
         origin: ask.origin,
         host,
     })
+}
+
+async fn newest(state: &AppState) -> Result<Vec<Newest>, StoreError> {
+    let now = state.now_ms();
+    let found = state
+        .store
+        .read()
+        .await?
+        .newest_devices(NEWEST_SHOWN)
+        .await?;
+    let row = |(id, version, chip, at): (String, Option<String>, Option<u16>, i64)| Newest {
+        id,
+        version: version.unwrap_or_else(|| "no version".to_owned()),
+        chip: chip.map_or_else(|| "no chip".to_owned(), chip_name),
+        at: When::new(at, now),
+    };
+    Ok(found.into_iter().map(row).collect())
 }

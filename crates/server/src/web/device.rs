@@ -291,6 +291,7 @@ async fn steps(tx: &mut Tx, device: &str, rollout: i64, now: i64) -> Result<Vec<
         device: device.to_owned(),
         rollout,
         kind: "attempt.".to_owned(),
+        ..Of::default()
     };
     let mut events = tx.newest_events(&of, i64::MAX, STEPS_MAX).await?;
     events.reverse();

@@ -1,7 +1,7 @@
 //! The fleet in one screen.
 
 use askama::Template;
-use axum::{Json, extract::State, response::Response};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use fota_proto::{
     AttemptState,
     manager::{FleetSummary, Rollout, RolloutState},
@@ -9,8 +9,9 @@ use fota_proto::{
 
 use super::{
     chart::{self, Areas},
-    chrome::{Ask, Chrome, screen},
+    chrome::{Ask, Chrome, html},
     fault::Fault,
+    html_response,
     pieces::{Badge, Cli, Strip, When},
     words::{self, Line},
 };
@@ -124,18 +125,33 @@ impl Deeds {
     }
 }
 
-/// `GET /`.
+/// `GET /`. Its parts hold nothing of one session, so all who may see the same share them.
 pub async fn show(state: &AppState, ask: &Ask) -> Result<Response, Fault> {
+    if !ask.is_part() {
+        return Ok(html_response(StatusCode::OK, page(state, ask).await?));
+    }
+    let (range, ..) = range(ask);
+    let key = format!("{range} {} {}", ask.principal.role.word(), ask.origin);
+    let html = state.shared.rendered(key, async || page(state, ask).await);
+    Ok(html_response(StatusCode::OK, html.await?.to_string()))
+}
+
+fn range(ask: &Ask) -> (&'static str, i64) {
+    let range = RANGES.iter().find(|(id, ..)| *id == ask.text("range"));
+    let (id, _, length) = range.unwrap_or(&RANGES[1]);
+    (id, *length)
+}
+
+async fn page(state: &AppState, ask: &Ask) -> Result<String, Fault> {
     let Json(summary) = fleet::summary(State(state.clone())).await?;
     let mut tx = state.store.read().await?;
     let now = state.now_ms();
     let rollouts = rollouts(state, &mut tx).await?;
-    let range = RANGES.iter().find(|(id, ..)| *id == ask.text("range"));
-    let (range, _, length) = range.unwrap_or(&RANGES[1]);
+    let (range, length) = range(ask);
     let events = tx.last_events("", EVENTS_SHOWN).await?;
     let attention = attention(state, &mut tx, &summary, &rollouts).await?;
     let chart = chart(state, &mut tx, now - length, now).await?;
-    screen(&Fleet {
+    html(&Fleet {
         chrome: Chrome::new(state, ask, "/", "Fleet").live("all"),
         tiles: tiles(&summary),
         versions: versions(&summary),
@@ -144,7 +160,7 @@ pub async fn show(state: &AppState, ask: &Ask) -> Result<Response, Fault> {
             .map(|(id, name, _)| Range {
                 id,
                 name,
-                is_here: id == range,
+                is_here: *id == range,
             })
             .collect(),
         chart,

@@ -31,17 +31,19 @@ mod pieces;
 #[cfg_attr(not(feature = "oidc"), path = "no_provider.rs")]
 mod provider;
 mod reference;
+mod release;
 mod releases;
 mod rollout;
 mod rollouts;
 mod settings;
+mod shared;
 mod start;
 pub mod time;
 mod words;
 
 use axum::{
     Router,
-    extract::{FromRequestParts, Path, RawQuery, Request, State},
+    extract::{DefaultBodyLimit, FromRequestParts, Path, RawQuery, Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::map_response,
     response::{IntoResponse, Response},
@@ -51,6 +53,7 @@ use axum::{
 use crate::{AppState, api::problem::Refusal, auth::Principal};
 use chrome::Ask;
 use fault::Fault;
+pub use shared::SharedScreens;
 
 /// The screens and their files.
 pub fn routes(_state: &AppState) -> Router<AppState> {
@@ -66,11 +69,17 @@ pub fn routes(_state: &AppState) -> Router<AppState> {
         .route("/bulk/{action}", get(bulk::ask).post(bulk::act))
         .route("/devices/{id}", get(device::show))
         .route("/devices/{id}/{action}", get(device::ask).post(device::act))
-        .route("/releases", get(releases::list))
-        .route("/releases/{id}", get(releases::show))
+        .route(
+            "/releases",
+            get(releases::list)
+                .post(releases::upload)
+                .layer(DefaultBodyLimit::max(form::UPLOAD_BYTES_MAX)),
+        )
+        .route("/releases/{id}", get(release::show))
+        .route("/releases/{id}/deltas", post(release::build_delta))
         .route(
             "/releases/{id}/yank",
-            get(releases::ask_yank).post(releases::yank),
+            get(release::ask_yank).post(release::yank),
         )
         .route("/rollouts", get(rollouts::list).post(start::start))
         .route("/rollouts/new", get(start::form))
@@ -80,16 +89,38 @@ pub fn routes(_state: &AppState) -> Router<AppState> {
             get(rollout::ask).post(rollout::act),
         )
         .route("/activity", get(activity::events))
+        .route("/activity.ndjson", get(activity::export))
         .route("/activity/reasons", get(activity::reasons))
         .route("/activity/audit", get(activity::audit))
         .route("/settings", get(settings::show))
-        .route("/settings/groups", post(settings::change_group))
-        .route("/settings/tokens", post(settings::create_token))
-        .route("/settings/tokens/{id}/revoke", post(settings::revoke_token))
-        .route("/settings/users", post(settings::create_user))
+        .merge(settings_routes())
         .route("/connect", get(connect::show))
         .route("/reference", get(reference::show))
         .layer(map_response(guarded))
+}
+
+/// What the settings' forms lead to.
+fn settings_routes() -> Router<AppState> {
+    use settings::{groups, others, people};
+    Router::new()
+        .route("/settings/groups", post(groups::add))
+        .route("/settings/groups/{name}/{action}", post(groups::change))
+        .route("/settings/tokens", post(people::create_token))
+        .route("/settings/tokens/{id}/revoke", post(people::revoke_token))
+        .route("/settings/password", post(people::own_password))
+        .route("/settings/users", post(people::create_user))
+        .route("/settings/users/{name}/{action}", post(people::change_user))
+        .route("/settings/webhooks", post(others::add_webhook))
+        .route(
+            "/settings/webhooks/{name}/{action}",
+            post(others::change_webhook),
+        )
+        .route("/settings/enrolment-keys", post(others::add_enrolment_key))
+        .route(
+            "/settings/enrolment-keys/{name}/revoke",
+            post(others::revoke_enrolment_key),
+        )
+        .route("/settings/backup", post(others::make_backup))
 }
 
 /// Only our own files: no inline script or style, no frame, no other origin. An address of ours is

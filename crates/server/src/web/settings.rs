@@ -1,47 +1,45 @@
-//! Settings: tokens, users, groups, signing keys, and what the server is.
+//! Settings: who may do what, groups, who is told of events, keys, and how the server is.
+
+pub mod groups;
+mod health;
+pub mod others;
+pub mod people;
 
 use askama::Template;
-use axum::{
-    Json,
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{Json, extract::State, response::Response};
 use fota_proto::{
-    manager::{EnrolmentKey, Group, GroupDevices, GroupRequest, Root, ServerInfo},
-    operators::{Role, Secret, Token, TokenRequest, User, UserRequest},
+    manager::{EnrolmentKey, EnrolmentKeyState, Group, Root, ServerInfo},
+    notify::{Webhook, WebhookDelivery},
+    operators::{Role, Token, User},
 };
 
 use super::{
     chrome::{Ask, Chrome, screen},
-    confirm::go,
     fault::Fault,
-    form::Form,
-    pieces::{Cli, When},
+    pieces::{Badge, Cli, When},
     time::iso,
 };
 use crate::{
     AppState,
     api::{
-        extract::{Json as JsonBody, Query, Segment},
-        fleet, groups,
-        page::PageQuery,
-        problem::Refusal,
-        roots, tokens, users,
+        extract::Query, fleet, page::PageQuery, problem::Refusal, roots, tokens, users, webhooks,
     },
-    auth::{By, Principal},
+    auth::Subject,
     service::{enrolment, view as facts},
 };
 
 /// Rows of each list.
 const ROWS: u32 = 200;
-const DAY_S: u64 = 24 * 60 * 60;
 
 #[derive(Template)]
 #[template(path = "settings.html")]
 struct Settings {
     chrome: Chrome,
-    /// A token that was just made: shown this once.
+    /// A secret that was just made: shown this once.
     made: Option<Made>,
+    tested: Option<Tested>,
+    /// Whether who asks has a password here.
+    is_user: bool,
     tokens: Vec<TokenRow>,
     roles: Vec<Role>,
     users: Option<Vec<(User, When)>>,
@@ -49,12 +47,31 @@ struct Settings {
     enrolment_keys: Option<Vec<(EnrolmentKey, String)>>,
     roots: Vec<RootRow>,
     server: ServerInfo,
+    webhooks: Option<Vec<WebhookRow>>,
+    health: Vec<health::Fact>,
+    clock: String,
     doctor: Cli,
+    backup: Cli,
 }
 
+/// A secret that is shown once.
 struct Made {
+    what: &'static str,
     name: String,
     secret: String,
+}
+
+/// What came of the test of a webhook.
+struct Tested {
+    name: String,
+    delivery: WebhookDelivery,
+}
+
+struct WebhookRow {
+    webhook: Webhook,
+    kinds: String,
+    state: Badge,
+    detail: String,
 }
 
 struct TokenRow {
@@ -72,7 +89,7 @@ struct RootRow {
 
 /// `GET /settings`.
 pub async fn show(State(state): State<AppState>, ask: Ask) -> Result<Response, Fault> {
-    page(&state, &ask, None).await
+    page(&state, &ask, None, None).await
 }
 
 fn all() -> Query<PageQuery> {
@@ -82,7 +99,12 @@ fn all() -> Query<PageQuery> {
     })
 }
 
-async fn page(state: &AppState, ask: &Ask, made: Option<Made>) -> Result<Response, Fault> {
+async fn page(
+    state: &AppState,
+    ask: &Ask,
+    made: Option<Made>,
+    tested: Option<Tested>,
+) -> Result<Response, Fault> {
     let now = state.now_ms();
     let to = || State(state.clone());
     let Json(tokens) = tokens::list(to(), ask.principal.clone(), all()).await?;
@@ -92,6 +114,10 @@ async fn page(state: &AppState, ask: &Ask, made: Option<Made>) -> Result<Respons
     };
     let enrolment_keys = match ask.may(Role::Operator) {
         true => Some(enrolment::list(state).await?),
+        false => None,
+    };
+    let webhooks = match ask.may(Role::Operator) {
+        true => Some(webhooks::list(to(), all()).await?.0.items),
         false => None,
     };
     let Json(roots) = roots::list(to(), all()).await?;
@@ -104,6 +130,11 @@ async fn page(state: &AppState, ask: &Ask, made: Option<Made>) -> Result<Respons
     screen(&Settings {
         chrome: Chrome::new(state, ask, "/settings", "Settings"),
         made,
+        tested,
+        is_user: matches!(ask.principal.subject, Subject::User(_)),
+        webhooks: webhooks.map(|all| all.into_iter().map(|one| webhook_row(one, now)).collect()),
+        health: health::facts(state).await?,
+        clock: iso(now),
         tokens: tokens
             .items
             .into_iter()
@@ -135,7 +166,37 @@ async fn page(state: &AppState, ask: &Ask, made: Option<Made>) -> Result<Respons
             .collect(),
         server,
         doctor: Cli::new("fota doctor"),
+        backup: Cli::new("fota backup fota.tar"),
     })
+}
+
+fn webhook_row(webhook: Webhook, now: i64) -> WebhookRow {
+    let (state, detail) = match (webhook.enabled, webhook.failing_since) {
+        (false, _) => {
+            let reason = webhook.reason.clone().unwrap_or_default();
+            (Badge::new("pause", "disabled", "idle"), reason)
+        }
+        (true, Some(since)) => {
+            let since = When::new(since, now).ago;
+            let detail = format!("since {since}, {} tries", webhook.attempts);
+            (Badge::new("cross", "failing", "bad"), detail)
+        }
+        (true, None) => {
+            let detail = format!("up to event {}", webhook.done_event);
+            (Badge::new("tick", "delivers", "ok"), detail)
+        }
+    };
+    WebhookRow {
+        kinds: webhook.events.join(", "),
+        state,
+        detail,
+        webhook,
+    }
+}
+
+fn unknown(what: &str, action: &str) -> Fault {
+    let shown: String = action.chars().take(40).collect();
+    Refusal::not_found(format!("action {shown:?} of a {what}")).into()
 }
 
 fn seconds(at: u64) -> String {
@@ -149,92 +210,4 @@ fn token_row(token: Token, now: i64) -> TokenRow {
         ends: token.expires_at.map_or_else(|| "never".into(), iso),
         token,
     }
-}
-
-/// `POST /settings/tokens`: the page again, with the token on it this once.
-pub async fn create_token(
-    State(state): State<AppState>,
-    principal: Principal,
-    by: By,
-    ask: Ask,
-    form: Form,
-) -> Result<Response, Fault> {
-    let days = form.text("days");
-    let shown: String = days.chars().take(20).collect();
-    let days: Option<u64> =
-        match days {
-            "" => None,
-            text => Some(text.parse().map_err(|_| {
-                Refusal::field("days", format!("days is {shown:?}: give digits only"))
-            })?),
-        };
-    let request = TokenRequest {
-        name: form.text("name").to_owned(),
-        role: role(form.text("role"))?,
-        expires_in_s: days.map(|days| days.saturating_mul(DAY_S)),
-    };
-    let to = State(state.clone());
-    let (_, Json(made)) = tokens::create(to, principal, by, JsonBody(request)).await?;
-    let made = Made {
-        name: made.token.name,
-        secret: made.secret.reveal().to_owned(),
-    };
-    page(&state, &ask, Some(made)).await
-}
-
-fn role(text: &str) -> Result<Role, Refusal> {
-    text.parse()
-        .map_err(|error: fota_proto::operators::NoRole| Refusal::field("role", error.to_string()))
-}
-
-/// `POST /settings/tokens/{id}/revoke`.
-pub async fn revoke_token(
-    State(state): State<AppState>,
-    principal: Principal,
-    by: By,
-    Path(id): Path<String>,
-    _form: Form,
-) -> Result<Response, Fault> {
-    tokens::revoke(State(state), principal, by, Segment(id)).await?;
-    Ok(go("/settings#tokens"))
-}
-
-/// `POST /settings/users`: makes one.
-pub async fn create_user(
-    State(state): State<AppState>,
-    by: By,
-    form: Form,
-) -> Result<Response, Fault> {
-    let request = UserRequest {
-        name: form.text("name").to_owned(),
-        role: role(form.text("role"))?,
-        password: Secret::new(form.text("password")),
-    };
-    let (_, Json(_)) = users::create(State(state), by, JsonBody(request)).await?;
-    Ok(go("/settings#users"))
-}
-
-/// `POST /settings/groups`: makes one, or adds devices to one.
-pub async fn change_group(
-    State(state): State<AppState>,
-    by: By,
-    form: Form,
-) -> Result<Response, Fault> {
-    let name = form.text("name").to_owned();
-    let devices = form.text("devices").split([' ', ',', '\n', '\r', '\t']);
-    let add: Vec<_> = devices
-        .filter(|id| !id.is_empty())
-        .map(str::to_owned)
-        .collect();
-    let exists = state.store.read().await?.group_exists(&name).await?;
-    if !exists || add.is_empty() {
-        let request = GroupRequest { name: name.clone() };
-        let to = State(state.clone());
-        let (_, Json(_)) = groups::create(to, by.clone(), JsonBody(request)).await?;
-    }
-    if !add.is_empty() {
-        let body = JsonBody(GroupDevices { add });
-        let Json(_) = groups::add_devices(State(state), by, Segment(name), body).await?;
-    }
-    Ok(go("/settings#groups"))
 }

@@ -76,6 +76,7 @@ pub const UNIDENTIFIED: &str = "unidentified";
 
 /// A line of history.
 pub struct Line {
+    pub id: i64,
     pub icon: &'static str,
     pub tone: &'static str,
     pub device: Option<String>,
@@ -91,6 +92,7 @@ impl Line {
     pub fn new(event: &Event, now_ms: i64) -> Self {
         let badge = event_badge(event);
         Self {
+            id: event.id,
             icon: badge.icon,
             tone: badge.tone,
             device: event.device.clone(),

@@ -88,6 +88,12 @@ pub fn deeds() -> Vec<Deed> {
     all.extend(enrolment_deeds());
     all.extend(webhook_deeds());
     all.extend(signing_deeds());
+    all.push(at(
+        "POST",
+        "/api/v1/backup",
+        Body::Nothing,
+        &["backup.made"],
+    ));
     all
 }
 

@@ -293,7 +293,9 @@ fn bad_others(path: &str) -> Option<Vec<Bad>> {
         "/api/schemas/{name}" => ["x", "RolloutDetail", "Nothing.json"]
             .map(|name| Bad::path(&format!("/api/schemas/{name}"), 404, "name"))
             .into(),
-        "/api/v1/server" | "/api/v1/fleet/summary" | "/api/v1/whoami" => Vec::new(),
+        "/api/v1/server" | "/api/v1/fleet/summary" | "/api/v1/whoami" | "/api/v1/backup" => {
+            Vec::new()
+        }
         "/d/v1/check-in" => bad_check_ins(),
         "/d/v1/enrol" => bad_enrolments(path),
         "/d/v1/blobs/{sha256}" => vec![

@@ -232,7 +232,7 @@ async fn compare(server: &Server, random: &mut Random, what: &str) {
     let shown = shown.unwrap_or_else(|error| panic!("{what}: {error:?}"));
     let mut tx = state.store.read().await.expect("reads");
     let plan = state.fleet.plan(&mut tx).await.expect("reads");
-    let checked = rollouts::check(&mut tx, &request).await;
+    let checked = rollouts::check(&server.running.state, &mut tx, &request).await;
     let checked = checked.unwrap_or_else(|error| panic!("{what}: {error:?}"));
     let members = named(
         &mut tx,

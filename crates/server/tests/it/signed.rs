@@ -164,6 +164,9 @@ async fn what_a_device_would_refuse_is_not_offered_to_it() {
         server.release(&unsigned).await;
         let keys = Keys::on(&server).await;
         let root = keys.root(1);
+        // Or the unsigned one could not be started for anybody.
+        let put = server.request(Method::PUT, "/api/v1/products/thermostat/signing");
+        Reply::of(put.json(&json!({"unsigned": true}))).await;
         keys.release(&server, &old, 5).await;
         keys.release(&server, &Image::new("1.0.4"), 4).await;
         let expiring = keys.bundle_with(&Image::new("1.0.7"), 7, |release| {

@@ -45,6 +45,17 @@ pub async fn each_database<F: Future<Output = ()>>(test: impl Fn(Server) -> F) {
     database.remove().await;
 }
 
+/// Runs a test with an empty PostgreSQL database, where there is a server for it.
+pub async fn with_postgres<F: Future<Output = ()>>(test: impl Fn(String) -> F) {
+    let Ok(url) = std::env::var("FOTA_TEST_POSTGRES") else {
+        eprintln!("skipped: FOTA_TEST_POSTGRES is not set");
+        return;
+    };
+    let database = PostgresDatabase::create(&url).await;
+    test(database.url()).await;
+    database.remove().await;
+}
+
 /// A database of its own for one test.
 struct PostgresDatabase {
     admin: String,

@@ -11,21 +11,21 @@ use crate::{
     support::{Image, Reply, Server, Setup, Story, TOKEN, TestDevice},
 };
 
-struct Got {
-    status: StatusCode,
-    headers: header::HeaderMap,
-    text: String,
+pub struct Got {
+    pub status: StatusCode,
+    pub headers: header::HeaderMap,
+    pub text: String,
 }
 
 impl Got {
-    fn header(&self, name: header::HeaderName) -> &str {
+    pub fn header(&self, name: header::HeaderName) -> &str {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().expect("text"))
     }
 }
 
-async fn got(request: reqwest::RequestBuilder) -> Got {
+pub async fn got(request: reqwest::RequestBuilder) -> Got {
     let response = request.send().await.expect("an answer");
     Got {
         status: response.status(),
@@ -35,7 +35,7 @@ async fn got(request: reqwest::RequestBuilder) -> Got {
 }
 
 /// A client that stays where it is sent, as a test of redirects needs.
-fn browser() -> reqwest::Client {
+pub fn browser() -> reqwest::Client {
     drop(crate::support::http());
     let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
     builder.no_proxy().build().expect("a client")
@@ -95,7 +95,7 @@ const SCREENS: [&str; 13] = [
 ];
 
 /// The address in the first attribute that begins with `before`.
-fn address<'t>(html: &'t str, before: &str) -> &'t str {
+pub fn address<'t>(html: &'t str, before: &str) -> &'t str {
     let (_, rest) = html.split_once(before).expect("the attribute is there");
     rest.split('"').next().expect("its value")
 }

@@ -1,8 +1,7 @@
 // Keeps the screens as the fleet is. The server renders (and escapes) every part; this script only
 // fetches the parts again when an event comes, swaps those that changed, moves the progress bars
 // in between, counts the ages on, and says so when the connection is lost. It also opens questions
-// in a dialog, uploads files, and knows the keyboard; each of these works without it as a page, but
-// the upload.
+// in a dialog, uploads files, and knows the keyboard; each of these works without it as a page.
 'use strict';
 (() => {
   const REFRESH_MS = 500;   // at most this often, however many events come
@@ -31,6 +30,8 @@
   function readClock() {
     const now = $('now');
     if (now) clockOffset = Number(now.dataset.now) - Date.now();
+    const clock = document.querySelector('[data-clock]'), apart = Math.round(Math.abs(clockOffset) / 1000);
+    if (clock) clock.textContent = apart < 5 ? 'as this browser’s' : apart + ' s apart from this browser’s';
   }
 
   function ago(ms) {
@@ -119,6 +120,7 @@
 
   function take(html) {
     const next = new DOMParser().parseFromString(html, 'text/html').body;
+    const held = hold();
     const ids = (root) => all(root, '[data-part]').map((one) => one.id).join();
     if (ids(next) !== ids(main)) {
       // Another screen altogether: the first device has come, or the last filter let none through.
@@ -130,9 +132,18 @@
         if ('keyed' in part.dataset) swapRows($(part.id), part); else swap($(part.id), part);
       }
     }
+    held();
     readClock();
     tick();
     countSelected();
+  }
+
+  // Who has scrolled down reads on: what comes in above does not move the row at the top.
+  function hold() {
+    const row = scrollY > 0 && all(main, 'tr[id], li[id]').find((one) => one.getBoundingClientRect().top >= 0);
+    if (!row) return () => {};
+    const { id } = row, { top } = row.getBoundingClientRect();
+    return () => { const now = $(id); if (now) scrollBy({ top: now.getBoundingClientRect().top - top, behavior: 'instant' }); };
   }
 
   async function part(address) {
@@ -242,7 +253,7 @@
   // A form that must do its deed once, however often it is clicked.
   document.addEventListener('submit', (event) => {
     const form = event.target;
-    if (form.method !== 'post') return;
+    if (form.method !== 'post' || 'download' in form.dataset) return;
     if (form.dataset.sent) { event.preventDefault(); return; }
     form.dataset.sent = '1';
   });
@@ -290,7 +301,6 @@
     const outcome = zone.querySelector('.outcome'), progress = zone.querySelector('.progress');
     const again = zone.querySelector('.again'), field = (name) => zone.elements[name].value.trim();
     let file = null, request = null;
-    zone.hidden = false;
 
     const say = (tone, text, link) => {
       outcome.className = 'outcome tone-' + tone;
