@@ -27,6 +27,8 @@ use crate::{
 };
 
 const LABEL_OFFSET: u32 = 4;
+/// What a retired entry has for its CRC; no sequence number has it (0 is never used).
+const RETIRED_CRC: u32 = 0;
 
 /// Both entries as they are in flash.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +99,7 @@ impl Choice {
         F: MultiwriteNorFlash,
     {
         let at = self.sector(index) + CRC_OFFSET as u32;
-        let done = flash.program_checked(at, &[0; 4]);
+        let done = flash.program_checked(at, &RETIRED_CRC.to_le_bytes());
         self.reread(flash, index)?;
         done
     }
@@ -164,8 +166,8 @@ impl Choice {
             self.reread(flash, index)?;
             return done;
         }
-        let Some(mark) = Mark::parse(&label) else {
-            return Ok(()); // Some other use of the label: leave it alone.
+        let Some(mark) = Mark::parse(&label).filter(|mark| !mark.handed_over) else {
+            return Ok(()); // Noted before, or some other use of the label: leave it alone.
         };
         let mark = Mark {
             handed_over: true,
@@ -215,15 +217,32 @@ impl Choice {
         Ok(free)
     }
 
-    /// Retires every usable entry of a slot whose content is about to change.
+    /// Retires every entry of a slot whose content is about to change, also one that only reads as
+    /// unusable: a torn program can leave cells that read as right the next time.
     pub(crate) fn retire_slot<F>(&mut self, flash: &mut Guarded<F>, slot: u8) -> Result<(), Fault>
     where
         F: MultiwriteNorFlash,
     {
-        while let Some(index) = self.usable_of(slot) {
-            self.retire(flash, index)?;
+        for index in 0..2 {
+            let entry = &self.entries[index];
+            let is_alive = !entry.is_empty() && entry.crc != RETIRED_CRC;
+            if is_alive && self.slot(index) == slot {
+                self.retire(flash, index)?;
+            }
         }
         Ok(())
+    }
+
+    /// The entry of an image on trial that the bootloader has followed and that now reads as
+    /// damaged: nothing else explains that the image runs, but for a fallback.
+    pub(crate) fn damaged_of(&self, running: u8) -> Option<usize> {
+        (0..2).find(|index| {
+            let entry = &self.entries[*index];
+            let is_damaged = !entry.is_crc_right() && entry.crc != RETIRED_CRC;
+            let mark = Mark::parse(&entry.label);
+            let is_on_trial = mark.is_some_and(|mark| !mark.confirmed);
+            is_damaged && is_on_trial && !entry.is_empty() && self.slot(*index) == running
+        })
     }
 
     /// The sequence number that makes a slot boot.
@@ -245,7 +264,12 @@ impl Choice {
         }
         // The active entry, if any, goes last: until then the bootloader does what it did today.
         let index = self.active().map_or(0, |active| 1 - active);
-        self.replace(flash, index, &Entry::new(seq, State::Valid))?;
+        let entry = Entry {
+            // What is to be noted beside a new image: see `hand_over`.
+            label: Mark::HANDED_OVER.label(),
+            ..Entry::new(seq, State::Valid)
+        };
+        self.replace(flash, index, &entry)?;
         Ok(index)
     }
 

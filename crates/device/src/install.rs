@@ -532,7 +532,10 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         }
         let (head, bytes, wanted) = (job.head, job.bytes, job.image);
         if !self.flash.holds(slot.region.offset, &head)? {
-            self.free(slot)?;
+            let free = self.free(slot)?;
+            // Not later: a torn write there can cost the running entry, and must find nothing else
+            // that is bootable.
+            self.choice.hand_over(&mut self.flash, free)?;
             if let Some(job) = &mut self.job {
                 job.head_is_ours = true;
             }

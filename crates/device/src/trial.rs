@@ -195,6 +195,9 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
     /// At start: finds out whether this is a trial, and guards it. True if the chip must reset.
     pub(crate) fn begin_trial(&mut self) -> Result<bool, Fault> {
         let Some(index) = self.choice.usable_of(self.running.number) else {
+            if let Some(index) = self.choice.damaged_of(self.running.number) {
+                self.adopt(index)?;
+            }
             return Ok(false);
         };
         let start = judge(

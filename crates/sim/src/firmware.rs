@@ -50,6 +50,8 @@ pub enum Behaviour {
     FailsSelfTest,
     /// Runs and never reaches the network.
     NeverConnects,
+    /// Starts its updater, and dies before it has confirmed itself.
+    CrashesOnTrial,
 }
 
 impl Behaviour {
@@ -61,6 +63,7 @@ impl Behaviour {
             Behaviour::LiesAboutVersion { .. } => 3,
             Behaviour::FailsSelfTest => 4,
             Behaviour::NeverConnects => 5,
+            Behaviour::CrashesOnTrial => 6,
         }
     }
 
@@ -72,6 +75,7 @@ impl Behaviour {
             3 => Behaviour::LiesAboutVersion { claims },
             4 => Behaviour::FailsSelfTest,
             5 => Behaviour::NeverConnects,
+            6 => Behaviour::CrashesOnTrial,
             _ => return None,
         })
     }
