@@ -138,12 +138,9 @@ pub struct Op {
 }
 
 impl Op {
-    /// How many sectors it erases.
-    pub const fn sectors(&self) -> u64 {
-        match self.kind {
-            OpKind::Program => 0,
-            _ => self.len as u64 / SECTOR_BYTES as u64,
-        }
+    /// Whether it erases.
+    pub const fn is_erase(&self) -> bool {
+        !matches!(self.kind, OpKind::Program)
     }
 }
 

@@ -89,7 +89,7 @@ pub struct Limits {
     pub starts: u64,
     /// Downloaded bytes.
     pub bytes: u64,
-    /// Erased sectors.
+    /// Erases of a sector or a block.
     pub erases: u64,
 }
 
@@ -102,8 +102,8 @@ impl Limits {
     pub const BYTES_PER_CUT: u64 = PATCH_REFETCHED_BYTES_MAX as u64
         + 2 * CHUNK_BYTES as u64
         + ARRIVING_BYTES as u64;
-    /// For each cut: the two sectors that a download had ahead, otadata for another switch, and what
-    /// a bootloader rewrites.
+    /// For each cut: the sectors that a download had ahead, otadata for another switch, and what a
+    /// bootloader rewrites.
     pub const ERASES_PER_CUT: u64 = 8;
 
     /// What these many cuts may cost.
@@ -119,7 +119,7 @@ impl Limits {
         let all = [
             ("starts", extra.starts, self.starts),
             ("bytes", extra.bytes, self.bytes),
-            ("erased sectors", extra.erases, self.erases),
+            ("erases", extra.erases, self.erases),
         ];
         let over = all.into_iter().find(|(_, found, most)| found > most);
         over.map_or(Ok(()), |(what, found, most)| {

@@ -37,7 +37,7 @@ pub struct Cost {
     pub starts: u64,
     /// Body bytes that arrive.
     pub bytes: u64,
-    /// Sectors that are erased.
+    /// Erases of a sector or a block.
     pub erases: u64,
     /// Boot choices that are switched to a new image.
     pub activations: u64,
@@ -398,7 +398,7 @@ impl Explorer {
             let cost = Cost {
                 starts: 1,
                 bytes: world.downloaded_bytes - before.1,
-                erases: world.flash.log().iter().map(Op::sectors).sum(),
+                erases: world.flash.log().iter().filter(|op| op.is_erase()).count() as u64,
                 activations: u64::from(world.activations - before.2),
             };
             chain.push((at, cost));
@@ -541,7 +541,7 @@ impl Cursor {
             self.seen = Some(*mark);
             self.mark += 1;
         }
-        self.erases += op.sectors();
+        self.erases += u64::from(op.is_erase());
         let (bytes, activations) = match self.seen {
             Some(mark) => (mark.downloaded_bytes, mark.activations),
             None => (node.world.downloaded_bytes, node.world.activations),

@@ -5,7 +5,6 @@ use fota_proto::checkin::ResetReason;
 use super::{Cost, Cut, Dice, Explorer, Limits, Mode, Tear, Violation, explore::STARTS_MAX};
 use crate::{
     bench::{Bench, BenchError, Ended},
-    flash::Op,
 };
 
 /// Tries at making a failing sequence smaller.
@@ -71,7 +70,7 @@ fn replay(before: &Bench, cuts: &[Cut], judge: &mut Explorer) -> Result<Walk, Be
     walk.extra = judge.judge_walk(Cost {
         starts,
         bytes: world.downloaded_bytes,
-        erases: world.flash.log().iter().map(Op::sectors).sum(),
+        erases: world.flash.log().iter().filter(|op| op.is_erase()).count() as u64,
         activations: u64::from(world.activations),
     })?;
     Ok(walk)
