@@ -14,6 +14,7 @@ mod emulator;
 mod fuzz;
 mod hotfix;
 mod mqtt;
+mod mutants;
 mod no_std;
 mod postgres;
 mod process;
@@ -40,6 +41,7 @@ cargo xtask CHORE
   rv32-device         one update by the device crate on an RV32 in QEMU, likewise
   emulator            Espressif's real ROM and bootloader, and a firmware that updates itself, in an
                       emulator of the ESP32-C3
+  mutants [TEXT]      take precautions away in the device crate; the power-cut proof must find each
   rv32-delta          decode a real patch on an RV32 in QEMU: memory, instructions
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   mqtt                what is published over MQTT, against Mosquitto
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Some("rv32-delta") => rv32_delta::run_all(),
         Some("rv32-device") => rv32_device::run_all(),
         Some("test") => postgres::test(),
+        Some("mutants") => mutants::main(rest),
         Some("mqtt") => mqtt::run(),
         Some("readme") => readme::run(),
         Some("browser") => browser::run(),

@@ -233,15 +233,14 @@ impl Choice {
         Ok(())
     }
 
-    /// The entry of an image on trial that the bootloader has followed and that now reads as
-    /// damaged: nothing else explains that the image runs, but for a fallback.
+    /// The entry of the running image that the bootloader has followed and that reads as damaged now.
+    /// Where none can be, the bootloader fell back.
     pub(crate) fn damaged_of(&self, running: u8) -> Option<usize> {
         (0..2).find(|index| {
             let entry = &self.entries[*index];
             let is_damaged = !entry.is_crc_right() && entry.crc != RETIRED_CRC;
-            let mark = Mark::parse(&entry.label);
-            let is_on_trial = mark.is_some_and(|mark| !mark.confirmed);
-            is_damaged && is_on_trial && !entry.is_empty() && self.slot(*index) == running
+            let was_followed = !entry.is_empty() && !entry.state.is_given_up();
+            is_damaged && was_followed && self.slot(*index) == running
         })
     }
 

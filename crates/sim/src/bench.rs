@@ -505,7 +505,9 @@ impl Bench {
             None => {}
         }
         let left = |cut: &NetCut| cut.downloaded_bytes.checked_sub(self.downloaded_bytes);
-        let Some((cut, left)) = self.net_cut.and_then(|cut| Some((cut, left(&cut)? as usize)))
+        let Some((cut, left)) = self
+            .net_cut
+            .and_then(|cut| Some((cut, left(&cut)? as usize)))
         else {
             return (None, None);
         };

@@ -21,8 +21,8 @@ use fota_image::app::Source;
 pub(crate) use fault::Dice;
 pub use fault::{NoTear, Tear};
 pub use shared::SharedFlash;
-pub(crate) use sum::mix;
 pub use sum::Sum;
+pub(crate) use sum::mix;
 use weak::Weak;
 
 /// What one sector erase clears.

@@ -20,7 +20,7 @@ use std::{fmt, str::FromStr, sync::OnceLock};
 
 use embedded_storage::nor_flash::NorFlash;
 use fota_image::otadata::{ENTRY_BYTES, SECTOR_BYTES};
-use fota_proto::limits::{CHUNK_BYTES, PATCH_REFETCHED_BYTES_MAX};
+use fota_proto::{limits::CHUNK_BYTES, signed::index};
 
 use crate::{
     bench::{ARRIVING_BYTES, Bench, BenchError, NetCut},
@@ -97,20 +97,21 @@ impl Limits {
     /// For each cut: an order is carried out in two starts, and a cut trial under a bootloader with
     /// rollback costs two more.
     pub const STARTS_PER_CUT: u64 = 6;
-    /// For each cut: a chunk, its page of the index, and what was on its way; of a patch that is not
-    /// kept, all of it.
-    pub const BYTES_PER_CUT: u64 = PATCH_REFETCHED_BYTES_MAX as u64
-        + 2 * CHUNK_BYTES as u64
-        + ARRIVING_BYTES as u64;
+    /// For each cut: the chunk that was programmed last, the one that was on its way, and a page of the
+    /// index. A patch that is not kept is fetched again on top of it.
+    pub const BYTES_PER_CUT: u64 =
+        2 * CHUNK_BYTES as u64 + index::PAGE_BYTES as u64 + ARRIVING_BYTES as u64;
     /// For each cut: the sectors that a download had ahead, otadata for another switch, and what a
     /// bootloader rewrites.
     pub const ERASES_PER_CUT: u64 = 8;
 
-    /// What these many cuts may cost.
-    pub const fn of(cuts: u64) -> Self {
+    /// What these many cuts may cost in this life.
+    pub fn of(cuts: u64, life: &Life) -> Self {
+        let again = life.steps.iter().map(|step| step.again_bytes()).max();
+        let bytes = Self::BYTES_PER_CUT + u64::from(again.unwrap_or(0));
         Self {
             starts: cuts * Self::STARTS_PER_CUT,
-            bytes: cuts * Self::BYTES_PER_CUT,
+            bytes: cuts * bytes,
             erases: cuts * Self::ERASES_PER_CUT,
         }
     }
@@ -260,7 +261,7 @@ fn torn_words(seed: u64) -> usize {
 
 /// Cuts each operation of a life in each way.
 pub fn cut_everywhere(before: Bench, mode: Mode) -> Result<Figures, Box<Violation>> {
-    let mut explorer = Explorer::new(before, mode, Limits::of(1))?;
+    let mut explorer = Explorer::new(before, mode, 1)?;
     let first = explorer.first_layer();
     let how = How { tears, only: None };
     explorer.cut_layer(&first, &how, &mut None)?;

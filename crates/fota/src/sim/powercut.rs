@@ -68,7 +68,11 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
             let (row, took) = timed(|| plan.run(phase, mode));
             let row = row?;
             if row.planned != row.executed {
-                bail!("{} cuts were planned and {} executed", row.planned, row.executed);
+                bail!(
+                    "{} cuts were planned and {} executed",
+                    row.planned,
+                    row.executed
+                );
             }
             let line = Line {
                 phase,

@@ -59,7 +59,10 @@ impl Tear {
             Tear::Blocks(seed) => {
                 let mut dice = Dice(seed);
                 let block_bytes = CIPHER_BLOCK_BYTES as usize;
-                for (bytes, target) in bytes.chunks_mut(block_bytes).zip(target.chunks(block_bytes)) {
+                for (bytes, target) in bytes
+                    .chunks_mut(block_bytes)
+                    .zip(target.chunks(block_bytes))
+                {
                     match dice.next() % 3 {
                         _ if bytes == target => {}
                         0 => {}
@@ -126,7 +129,9 @@ impl fmt::Display for Tear {
 
 /// Not the name of a tear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a tear is before, after, or prefix-, bits-, bytes-, words-, weak- or blocks- and a number")]
+#[error(
+    "a tear is before, after, or prefix-, bits-, bytes-, words-, weak- or blocks- and a number"
+)]
 pub struct NoTear;
 
 impl FromStr for Tear {

@@ -60,7 +60,9 @@ impl SimFlash {
 fn changed_sum(number: usize, now: Option<&Sector>, then: Option<&Sector>) -> Sum {
     let blank = [0xFF; SECTOR_BYTES];
     let (now, then) = (now.unwrap_or(&blank), then.unwrap_or(&blank));
-    let pages = now.chunks_exact(PAGE_BYTES).zip(then.chunks_exact(PAGE_BYTES));
+    let pages = now
+        .chunks_exact(PAGE_BYTES)
+        .zip(then.chunks_exact(PAGE_BYTES));
     pages.enumerate().fold(0, |sum, (page, (now, then))| {
         let at = number * SECTOR_BYTES + page * PAGE_BYTES;
         match now == then {

@@ -22,13 +22,25 @@ impl Weak {
     /// Some of the bits that were to change are weak now.
     pub(super) fn add(&mut self, seed: u64, at: u32, before: &[u8], whole: &[u8]) {
         let mut dice = Dice(seed ^ 0x5EED);
-        let changes = (at..).zip(before.iter().zip(whole).map(|(before, whole)| before ^ whole));
+        let changes = (at..).zip(
+            before
+                .iter()
+                .zip(whole)
+                .map(|(before, whole)| before ^ whole),
+        );
         let mut cells: Vec<(u32, u8)> = changes.filter(|(_, bits)| *bits != 0).collect();
         if WeakBits::of(seed) != WeakBits::Half && !cells.is_empty() {
             let (at, bits) = cells[dice.next() as usize % cells.len()];
             let lowest = bits & bits.wrapping_neg();
             let highest = 0x80 >> bits.leading_zeros();
-            cells = vec![(at, if dice.next() % 2 == 0 { lowest } else { highest })];
+            cells = vec![(
+                at,
+                if dice.next() % 2 == 0 {
+                    lowest
+                } else {
+                    highest
+                },
+            )];
         }
         for (at, bits) in cells {
             let bits = match WeakBits::of(seed) {
@@ -46,7 +58,9 @@ impl Weak {
     /// A whole operation has the last word on every bit that it drives.
     pub(super) fn settle(&mut self, op: Op, target: &[u8]) {
         for (at, bits) in &mut self.cells {
-            let Some(target) = at.checked_sub(op.offset).map(|index| target.get(index as usize))
+            let Some(target) = at
+                .checked_sub(op.offset)
+                .map(|index| target.get(index as usize))
             else {
                 continue;
             };

@@ -148,16 +148,16 @@ pub struct Explorer {
 type Tried<T> = Result<T, BenchError>;
 
 impl Explorer {
-    /// Plays a life to its end once.
-    pub fn new(before: Bench, mode: Mode, limits: Limits) -> Result<Self, Box<Violation>> {
+    /// Plays a life to its end once; later it is cut `cuts` times.
+    pub fn new(before: Bench, mode: Mode, cuts: u64) -> Result<Self, Box<Violation>> {
         let life = before.watch.as_ref().expect("a life is watched").life();
         let mut flash = before.flash.clone();
         let layout = Layout::read(&mut flash, TABLE_OFFSET, DEFAULT_BYTES as u32);
         let mut explorer = Self {
+            limits: Limits::of(cuts, &life),
             before,
             life,
             mode,
-            limits,
             layout: layout.expect("the table of a bench"),
             known: HashMap::new(),
             slots: HashMap::new(),
@@ -233,7 +233,9 @@ impl Explorer {
             if let Some(cuts) = below.get(&key) {
                 break *cuts;
             }
-            let trace = self.trace(&node).map_err(|broken| self.violation(&node.path, broken))?;
+            let trace = self
+                .trace(&node)
+                .map_err(|broken| self.violation(&node.path, broken))?;
             let before = self.figures.planned;
             let end = self.fork(&node, &trace, how, next)?;
             chain.push((key, self.figures.planned - before));
@@ -389,7 +391,11 @@ impl Explorer {
             if chain.len() as u32 == STARTS_MAX {
                 return Err(BenchError::Starts(STARTS_MAX));
             }
-            let before = (world.flash.clone(), world.downloaded_bytes, world.activations);
+            let before = (
+                world.flash.clone(),
+                world.downloaded_bytes,
+                world.activations,
+            );
             world.flash.start_log();
             let ended = world.start()?;
             if world.flash.violations() > 0 {
@@ -420,7 +426,12 @@ impl Explorer {
     /// nothing else.
     pub(super) fn judge_flash(&mut self, flash: &SimFlash) -> Tried<()> {
         let mut is_authentic = [false; 2];
-        let regions: Vec<Region> = self.layout.slots().iter().map(|slot| slot.region()).collect();
+        let regions: Vec<Region> = self
+            .layout
+            .slots()
+            .iter()
+            .map(|slot| slot.region())
+            .collect();
         for (region, is_authentic) in regions.iter().zip(&mut is_authentic) {
             match self.content(flash, *region)? {
                 Some(true) => *is_authentic = true,
@@ -428,7 +439,11 @@ impl Explorer {
                 None => {}
             }
         }
-        let reads = if flash.weak_sum() == 0 { 1 } else { NOISY_READS };
+        let reads = if flash.weak_sum() == 0 {
+            1
+        } else {
+            NOISY_READS
+        };
         let mut flash = flash.clone();
         for _ in 0..reads {
             for index in 0..2 {
@@ -493,7 +508,10 @@ impl Explorer {
 
     fn place(&self, op: &Op) -> Place {
         let holds = |region: Region| (region.offset..region.end()).contains(&op.offset);
-        match (holds(self.layout.otadata), self.layout.trust.is_some_and(holds)) {
+        match (
+            holds(self.layout.otadata),
+            self.layout.trust.is_some_and(holds),
+        ) {
             (true, _) => Place::OtaData,
             (_, true) => Place::Trust,
             _ => Place::Slot,
@@ -537,7 +555,11 @@ impl Cursor {
     fn meet(&mut self, node: &Node, trace: &Trace, op: &Op) {
         let from = trace.after.app_from_op;
         self.is_bootloader = from.is_none_or(|from| self.number < from);
-        while let Some(mark) = trace.marks.get(self.mark).filter(|mark| mark.op <= self.number) {
+        while let Some(mark) = trace
+            .marks
+            .get(self.mark)
+            .filter(|mark| mark.op <= self.number)
+        {
             self.seen = Some(*mark);
             self.mark += 1;
         }
@@ -579,7 +601,9 @@ impl Node {
         world.flash = flash;
         world.flash.restart_at(cursor.number + 1);
         world.reset = ResetReason::PowerOn;
-        let seen = cursor.seen.map_or_else(|| watch(&mut world).seen, |mark| mark.seen);
+        let seen = cursor
+            .seen
+            .map_or_else(|| watch(&mut world).seen, |mark| mark.seen);
         watch(&mut world).remember(seen);
         world.server = life.server(seen.step);
         if let Some(mark) = cursor.seen {
@@ -590,6 +614,14 @@ impl Node {
 }
 
 impl Layer {
+    /// The worlds, each with the last cut before it.
+    #[cfg(test)]
+    pub(super) fn worlds(&self) -> impl Iterator<Item = (Cut, &Bench)> {
+        self.nodes
+            .iter()
+            .filter_map(|node| Some((*node.path.last()?, &node.world)))
+    }
+
     fn add(&mut self, key: Sum, node: impl FnOnce() -> Node) {
         if let std::collections::hash_map::Entry::Vacant(vacant) = self.index.entry(key) {
             vacant.insert(self.nodes.len());

@@ -97,9 +97,21 @@ pub fn whole(image_bytes: usize, rollback: bool) -> Bench {
         Step::install(1, "whole image", &second, before),
         Step::install(2, "patch", &third, before),
         Step::new(3, "new root", Ask::Nothing, after, Goal::Follows(2)),
-        Step::new(4, "operator's rollback", leave, after, Goal::Left(third.elf)),
+        Step::new(
+            4,
+            "operator's rollback",
+            leave,
+            after,
+            Goal::Left(third.elf),
+        ),
         Step::failing(5, "unfit image", &unfit, after, FailureCode::HealthCheck),
-        Step::failing(6, "crashing image", &crashing, after, FailureCode::CrashLoop),
+        Step::failing(
+            6,
+            "crashing image",
+            &crashing,
+            after,
+            FailureCode::CrashLoop,
+        ),
         Step::install(7, "higher epoch", &last, after),
     ];
     let images = [&second, &third, &unfit, &crashing, &last];

@@ -1,6 +1,6 @@
 //! The network fails at every byte of every body of a life.
 
-use super::{Broken, Cost, Limits, Mode, Violation, explore::STARTS_MAX};
+use super::{Broken, Cost, Explorer, Limits, Mode, Violation, explore::STARTS_MAX};
 use crate::bench::{Bench, BenchError, Ended, NetCut, NetFault};
 
 /// All of them, and their names in commands.
@@ -29,7 +29,8 @@ pub struct NetFigures {
 /// Plays a life to its end for each fault at each `stride`th byte.
 pub fn faults(before: &Bench, mode: Mode, stride: u64) -> Result<NetFigures, Box<Violation>> {
     let mut starts = Vec::new();
-    let undisturbed = play(before.clone(), Some(&mut starts));
+    let mut judge = Explorer::new(before.clone(), mode, 1)?;
+    let undisturbed = play(before.clone(), &mut judge, Some(&mut starts));
     let undisturbed = undisturbed.map_err(|broken| Violation::new(mode, Vec::new(), broken))?;
     let mut figures = NetFigures {
         bytes: undisturbed.downloaded_bytes,
@@ -45,7 +46,7 @@ pub fn faults(before: &Bench, mode: Mode, stride: u64) -> Result<NetFigures, Box
                 downloaded_bytes,
                 fault,
             };
-            let extra = play_with(before, net, figures.bytes);
+            let extra = play_with(before, net, figures.bytes, &mut judge);
             let extra = extra.map_err(|broken| in_network(mode, net, broken))?;
             figures.executed += 1;
             figures.extra_bytes_max = figures.extra_bytes_max.max(extra);
@@ -56,8 +57,9 @@ pub fn faults(before: &Bench, mode: Mode, stride: u64) -> Result<NetFigures, Box
 
 /// Plays a life with one fault; gives how many bytes it cost.
 pub(super) fn fault(before: &Bench, mode: Mode, net: NetCut) -> Result<u64, Box<Violation>> {
-    let undisturbed = play(before.clone(), None);
-    let extra = undisturbed.and_then(|it| play_with(before, net, it.downloaded_bytes));
+    let mut judge = Explorer::new(before.clone(), mode, 1)?;
+    let bytes = judge.figures.undisturbed.bytes;
+    let extra = play_with(before, net, bytes, &mut judge);
     extra.map_err(|broken| in_network(mode, net, broken))
 }
 
@@ -69,19 +71,30 @@ fn in_network(mode: Mode, net: NetCut, broken: BenchError) -> Box<Violation> {
     })
 }
 
-fn play_with(before: &Bench, net: NetCut, undisturbed_bytes: u64) -> Result<u64, BenchError> {
+fn play_with(
+    before: &Bench,
+    net: NetCut,
+    undisturbed_bytes: u64,
+    judge: &mut Explorer,
+) -> Result<u64, BenchError> {
     let mut world = before.clone();
     world.net_cut = Some(net);
-    let after = play(world, None)?;
+    let after = play(world, judge, None)?;
     if after.net_cut.is_some() {
         return Err(Broken::NotExecuted.into());
     }
     let bytes = after.downloaded_bytes.saturating_sub(undisturbed_bytes);
-    let cost = Cost {
-        bytes,
-        ..Cost::default()
+    let Some(watch) = &before.watch else {
+        return Ok(bytes);
     };
-    Limits::of(1).judge(cost)?;
+    // An order that may fail is one that cannot tell wrong bytes from right ones until the end.
+    if !watch.may_give_up {
+        let cost = Cost {
+            bytes,
+            ..Cost::default()
+        };
+        Limits::of(1, &watch.life()).judge(cost)?;
+    }
     Ok(bytes)
 }
 
@@ -100,12 +113,18 @@ pub(super) fn parse(text: &str) -> Option<NetCut> {
 }
 
 /// Plays a life to its end, and keeps the world before each start.
-fn play(mut world: Bench, mut starts: Option<&mut Vec<Bench>>) -> Result<Bench, BenchError> {
+fn play(
+    mut world: Bench,
+    judge: &mut Explorer,
+    mut starts: Option<&mut Vec<Bench>>,
+) -> Result<Bench, BenchError> {
     for _ in 0..STARTS_MAX {
         if let Some(starts) = &mut starts {
             starts.push(world.clone());
         }
-        if world.start()? == Ended::Settled {
+        let ended = world.start()?;
+        judge.judge_flash(&world.flash)?;
+        if ended == Ended::Settled {
             return Ok(world);
         }
     }

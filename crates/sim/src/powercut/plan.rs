@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::Serialize;
 
 use super::{
-    Cut, Explorer, Figures, Limits, Mode, Place, Violation, explore::How, few_tears, life, network,
-    random, shrink, spec, tears, walk,
+    Cut, Explorer, Figures, Mode, Place, Violation, explore::How, few_tears, life, network, random,
+    shrink, spec, tears, walk,
 };
 use crate::bench::{Bench, BenchError, NetCut};
 
@@ -28,6 +28,9 @@ pub enum Story {
     Life,
     /// [`life::update`] of an image of so many bytes.
     Update(usize),
+    /// The same with an image as in the life, by an order that may fail: nothing tells wrong bytes
+    /// from right ones before all are there.
+    Unsigned,
 }
 
 impl Story {
@@ -36,6 +39,12 @@ impl Story {
         match self {
             Self::Life => life::whole(LIFE_BYTES, mode.rollback()),
             Self::Update(image_bytes) => life::update(image_bytes, mode.rollback()),
+            Self::Unsigned => {
+                let mut before = life::update(LIFE_BYTES, mode.rollback());
+                let watch = before.watch.as_mut();
+                watch.expect("a life is watched").may_give_up = true;
+                before
+            }
         }
     }
 }
@@ -45,6 +54,7 @@ impl fmt::Display for Story {
         match self {
             Self::Life => f.write_str("life"),
             Self::Update(image_bytes) => write!(f, "update-{image_bytes}"),
+            Self::Unsigned => f.write_str("unsigned"),
         }
     }
 }
@@ -155,6 +165,13 @@ pub struct Found {
 }
 
 impl Plan {
+    /// A little of everything, in about a minute: what CI runs, and what each mutant has to fail.
+    pub const SHORT: Self = Self {
+        seed: 1,
+        walks: 60,
+        network_stride: 499,
+    };
+
     /// Runs a phase under a kind of bootloader.
     pub fn run(&self, phase: Phase, mode: Mode) -> Result<Row, Box<Found>> {
         let every = How { tears, only: None };
@@ -177,27 +194,29 @@ impl Plan {
     }
 
     fn network(&self, mode: Mode) -> Result<Row, Box<Found>> {
-        let story = Story::Life;
-        let found = network::faults(&story.before(mode), mode, self.network_stride);
-        let figures = found.map_err(|violation| found_in(story, violation))?;
-        Ok(Row {
-            places: figures.bytes.div_ceil(self.network_stride),
-            places_total: figures.bytes,
-            planned: figures.planned,
-            executed: figures.executed,
-            sequences: figures.executed,
-            distinct: figures.executed,
-            extra_bytes: figures.extra_bytes_max,
-            ..Row::default()
-        })
+        let mut row = Row::default();
+        for story in [Story::Life, Story::Unsigned] {
+            let found = network::faults(&story.before(mode), mode, self.network_stride);
+            let figures = found.map_err(|violation| found_in(story, violation))?;
+            row.places += figures.bytes.div_ceil(self.network_stride);
+            row.places_total += figures.bytes;
+            row.planned += figures.planned;
+            row.executed += figures.executed;
+            row.sequences += figures.executed;
+            row.distinct += figures.executed;
+            row.extra_bytes = row.extra_bytes.max(figures.extra_bytes_max);
+        }
+        Ok(row)
     }
 
     fn walks(&self, mode: Mode) -> Result<Row, Box<Found>> {
         let story = Story::Life;
         let before = story.before(mode);
-        let explorer = Explorer::new(before.clone(), mode, Limits::of(WALK_CUTS as u64));
+        let explorer = Explorer::new(before.clone(), mode, WALK_CUTS as u64);
         let explorer = explorer.map_err(|violation| found_in(story, violation))?;
-        let ops = explorer.ops().map_err(|violation| found_in(story, violation))?;
+        let ops = explorer
+            .ops()
+            .map_err(|violation| found_in(story, violation))?;
         let mut row = Row {
             places: ops,
             places_total: ops,
@@ -222,7 +241,7 @@ impl Plan {
 /// Cuts sequences of `cuts` operations, and gives the figures of the last of them.
 fn deep(story: Story, mode: Mode, how: &How, cuts: u64) -> Result<Row, Box<Found>> {
     let found = |violation| found_in(story, violation);
-    let mut explorer = Explorer::new(story.before(mode), mode, Limits::of(cuts)).map_err(found)?;
+    let mut explorer = Explorer::new(story.before(mode), mode, cuts).map_err(found)?;
     let mut layer = explorer.first_layer();
     let mut row = Row::default();
     for depth in 1..=cuts {
@@ -284,7 +303,9 @@ impl Replay {
         let found = |violation| found_in(self.story, violation);
         if let Some(net) = self.net {
             let extra = network::fault(&before, self.mode, net).map_err(found)?;
-            return Ok(format!("every promise holds; {extra} bytes more were downloaded"));
+            return Ok(format!(
+                "every promise holds; {extra} bytes more were downloaded"
+            ));
         }
         let walked = walk(&before, self.mode, &self.cuts).map_err(found)?;
         Ok(format!(
@@ -319,6 +340,7 @@ impl FromStr for Replay {
         let (story, mode, rest) = (part()?, part()?, part()?);
         let story = match story.strip_prefix("update-") {
             None if story == "life" => Story::Life,
+            None if story == "unsigned" => Story::Unsigned,
             None => return Err(NoReplay),
             Some(image_bytes) => Story::Update(image_bytes.parse().map_err(|_| NoReplay)?),
         };
@@ -338,5 +360,75 @@ impl FromStr for Replay {
             cuts,
             net,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Ended;
+
+    /// The forks are no invention: a replay that is cut there leaves the same flash and the same
+    /// memory of the server.
+    #[test]
+    fn a_fork_is_what_a_replay_gives() {
+        for mode in Mode::ALL {
+            let before = Story::Update(LIFE_BYTES).before(mode);
+            let mut explorer = Explorer::new(before.clone(), mode, 1).unwrap();
+            let how = How {
+                tears: few_tears,
+                only: None,
+            };
+            let mut next = Some(Default::default());
+            let first = explorer.first_layer();
+            explorer.cut_layer(&first, &how, &mut next).unwrap();
+            let mut forks = 0;
+            for (cut, fork) in next.unwrap().worlds() {
+                let mut replay = before.clone();
+                replay.flash.cut_at(replay.flash.ops() + cut.op, cut.tear);
+                while replay.start().unwrap() != Ended::PowerLost {}
+                let whole = 0..crate::flash::DEFAULT_BYTES as u32;
+                let same = replay.flash.bytes(whole.clone()) == fork.flash.bytes(whole);
+                assert!(same, "{} {cut}", mode.name());
+                assert_eq!(
+                    replay.flash.ops(),
+                    fork.flash.ops(),
+                    "{} {cut}",
+                    mode.name()
+                );
+                let seen = |bench: &Bench| bench.watch.as_ref().unwrap().seen;
+                assert_eq!(seen(&replay), seen(fork), "{} {cut}", mode.name());
+                forks += 1;
+            }
+            println!("{}: {forks} forks are what replays give", mode.name());
+            assert!(forks > 100);
+        }
+    }
+
+    #[test]
+    fn what_a_violation_prints_can_be_replayed() {
+        for text in [
+            "life:rollback-on:12/before,3/words-7",
+            "update-65536:blocks:@4096/flip",
+        ] {
+            let replay: Replay = text.parse().unwrap();
+            assert_eq!(replay.to_string(), text);
+        }
+        for wrong in [
+            "",
+            "life",
+            "life:on:1/before",
+            "life:blocks:1",
+            "life:blocks:@1/lost",
+        ] {
+            assert_eq!(wrong.parse::<Replay>(), Err(NoReplay), "{wrong}");
+        }
+        let replay: Replay = "life:rollback-off:30/words-7,2/after".parse().unwrap();
+        assert!(
+            replay
+                .play()
+                .unwrap()
+                .starts_with("every promise holds; 2 cuts")
+        );
     }
 }

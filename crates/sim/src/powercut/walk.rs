@@ -2,10 +2,8 @@
 
 use fota_proto::checkin::ResetReason;
 
-use super::{Cost, Cut, Dice, Explorer, Limits, Mode, Tear, Violation, explore::STARTS_MAX};
-use crate::{
-    bench::{Bench, BenchError, Ended},
-};
+use super::{Cost, Cut, Dice, Explorer, Mode, Tear, Violation, explore::STARTS_MAX};
+use crate::bench::{Bench, BenchError, Ended};
 
 /// Tries at making a failing sequence smaller.
 const SHRINKS_MAX: u32 = 2_000;
@@ -23,10 +21,8 @@ pub struct Walk {
 
 /// Plays a life with these cuts and judges it after each.
 pub fn walk(before: &Bench, mode: Mode, cuts: &[Cut]) -> Result<Walk, Box<Violation>> {
-    let limits = Limits::of(cuts.len() as u64);
-    let mut judge = Explorer::new(before.clone(), mode, limits)?;
-    replay(before, cuts, &mut judge)
-        .map_err(|broken| Violation::new(mode, cuts.to_vec(), broken))
+    let mut judge = Explorer::new(before.clone(), mode, cuts.len() as u64)?;
+    replay(before, cuts, &mut judge).map_err(|broken| Violation::new(mode, cuts.to_vec(), broken))
 }
 
 fn replay(before: &Bench, cuts: &[Cut], judge: &mut Explorer) -> Result<Walk, BenchError> {
@@ -137,8 +133,18 @@ fn candidates(cuts: &[Cut]) -> Vec<Vec<Cut>> {
     };
     let plainer = (0..cuts.len()).flat_map(|index| {
         let tears = [Tear::Before, Tear::After, Tear::Prefix(4)];
-        let plainer = tears.into_iter().take_while(move |tear| *tear != cuts[index].tear);
-        plainer.map(move |tear| with(index, Cut { tear, ..cuts[index] }))
+        let plainer = tears
+            .into_iter()
+            .take_while(move |tear| *tear != cuts[index].tear);
+        plainer.map(move |tear| {
+            with(
+                index,
+                Cut {
+                    tear,
+                    ..cuts[index]
+                },
+            )
+        })
     });
     let earlier = (0..cuts.len()).flat_map(|index| {
         let op = cuts[index].op;
@@ -157,7 +163,10 @@ mod tests {
     fn a_failing_sequence_shrinks_to_what_makes_it_fail() {
         let cuts = random(7, 10, 1_000, Mode::RollbackOn);
         // Fails where a cut tears an operation behind the fortieth since the power came.
-        let fails = |cuts: &[Cut]| cuts.iter().any(|cut| cut.op >= 40 && cut.tear != Tear::Before);
+        let fails = |cuts: &[Cut]| {
+            cuts.iter()
+                .any(|cut| cut.op >= 40 && cut.tear != Tear::Before)
+        };
         assert!(fails(&cuts));
         let smallest = shrink(&cuts, fails);
         assert_eq!(super::super::spec(&smallest), "40/after");

@@ -7,6 +7,7 @@ use fota_device::Updater;
 use fota_proto::{
     FailureCode, Sha256,
     checkin::{CheckIn, Running},
+    limits::PATCH_REFETCHED_BYTES_MAX,
 };
 
 use crate::{
@@ -74,7 +75,9 @@ pub enum Broken {
     #[error("an image runs unconfirmed and is not on trial")]
     Unmonitored,
     /// What the device trusts was lost.
-    #[error("the device follows root {root} at epoch {epoch}, after root {had_root} at {had_epoch}")]
+    #[error(
+        "the device follows root {root} at epoch {epoch}, after root {had_root} at {had_epoch}"
+    )]
     Trust {
         /// Its root.
         root: u32,
@@ -182,6 +185,17 @@ impl Life {
     /// Whether an image of this digest may run.
     pub fn is_authentic(&self, sha256: &[u8; 32]) -> bool {
         self.authentic.iter().any(|[image, _]| image.0 == *sha256)
+    }
+}
+
+impl Step {
+    /// What is fetched again after a power cut because nothing of it is kept: a short patch.
+    pub fn again_bytes(&self) -> u32 {
+        let Ask::Install(artifact) = &self.server.ask else {
+            return 0;
+        };
+        let patch = artifact.patch.as_ref().map_or(0, |offer| offer.patch.bytes);
+        patch.min(PATCH_REFETCHED_BYTES_MAX)
     }
 }
 
