@@ -209,7 +209,10 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
             Start::Finish(mark) => self.write_valid(index, Some(mark))?,
             Start::Trial(mark) => self.guard(index, mark)?,
             Start::Foreign => self.trial = Some(Trial { index, mark: None }),
-            Start::Torn => self.adopt(index)?,
+            Start::Torn => {
+                let unknown = Mark::new(ORDER_UNKNOWN, TRIAL_DEADLINE_S_DEFAULT, 0);
+                self.adopt(index, unknown)?;
+            }
             Start::Abort(mark) => return self.abort(index, mark),
         }
         Ok(false)
@@ -222,7 +225,7 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
             return Ok(());
         };
         match Mark::parse(&self.choice.entry(index).label) {
-            Some(mark) if !mark.confirmed => self.adopt(index),
+            Some(mark) if !mark.confirmed => self.adopt(index, mark),
             mark => self.write_valid(index, mark),
         }
     }
@@ -326,10 +329,11 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
         Ok(())
     }
 
-    fn adopt(&mut self, index: usize) -> Result<(), Fault> {
+    /// Writes the running image's entry anew, as one of a trial that has begun.
+    fn adopt(&mut self, index: usize, mark: Mark) -> Result<(), Fault> {
         let mark = Mark {
             started: true,
-            ..Mark::new(ORDER_UNKNOWN, TRIAL_DEADLINE_S_DEFAULT, 0)
+            ..mark
         };
         let entry = Entry {
             label: mark.label(),

@@ -157,12 +157,12 @@ impl Device {
         }
     }
 
-    /// Starts until it settles, through a power cut.
-    async fn live(&mut self, server: &Server) {
+    /// Starts until it runs `until` and the server knows, through a power cut.
+    async fn live(&mut self, server: &Server, until: &str) {
         loop {
             self.starts += 1;
             assert!(self.starts <= STARTS_MAX, "{} never settles", self.id);
-            let ended = self.start(server).await;
+            let ended = self.start(server, until).await;
             if !self.flash.is_powered() {
                 self.flash.power_on();
                 self.reset = ResetReason::PowerOn;
@@ -176,7 +176,7 @@ impl Device {
     }
 
     /// One start; an error where the flash gave one, which only a power cut may.
-    async fn start(&mut self, server: &Server) -> Result<Ended, String> {
+    async fn start(&mut self, server: &Server, until: &str) -> Result<Ended, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let boot = self
             .boot
@@ -200,11 +200,20 @@ impl Device {
         for turn in 0..TURNS_MAX {
             self.nonce += 1;
             next = match step(&mut updater, server, next, self.nonce, turn).await? {
+                ControlFlow::Continue(Next::Wait { seconds }) => {
+                    server.pass(seconds).await;
+                    let known = server.device(&self.id).await;
+                    if known.version.as_deref() == Some(until) && known.confirmed == Some(true) {
+                        return Ok(Ended::Settled);
+                    }
+                    Next::CheckIn
+                }
                 ControlFlow::Continue(next) => next,
                 ControlFlow::Break(ended) => return Ok(ended),
             };
         }
-        Err("the app does not settle".to_owned())
+        let attempt = server.device(&self.id).await.attempt;
+        Err(format!("does not come to {until}: {attempt:?}"))
     }
 }
 
@@ -238,10 +247,7 @@ async fn step(
             let _ = verified.activate().map_err(|error| error.to_string())?;
             return Ok(ControlFlow::Break(Ended::Reset));
         }
-        Next::Wait { seconds } => {
-            server.pass(seconds).await;
-            return Ok(ControlFlow::Break(Ended::Settled));
-        }
+        wait @ Next::Wait { .. } => wait,
         Next::Reset(_) => return Ok(ControlFlow::Break(Ended::Reset)),
         other => return Err(format!("not of this story: {other:?}")),
     };
@@ -250,7 +256,7 @@ async fn step(
 
 /// Updates a device and orders it back; the server must know of both.
 async fn whole_story(server: &Server, device: &mut Device) {
-    device.live(server).await;
+    device.live(server, "2.0.0").await;
     let known = server.device(&device.id).await;
     assert_eq!(known.version.as_deref(), Some("2.0.0"), "{}", device.id);
     assert_eq!(known.confirmed, Some(true), "{}", device.id);
@@ -259,7 +265,7 @@ async fn whole_story(server: &Server, device: &mut Device) {
     let order = json!({"to": [device.id], "reason": "to see it go back"});
     let order: RollbackAccepted = server.post("/api/v1/rollbacks", order).await;
     assert_eq!(order.orders.len(), 1, "{}", device.id);
-    device.live(server).await;
+    device.live(server, "1.0.0").await;
     let known = server.device(&device.id).await;
     assert_eq!(known.version.as_deref(), Some("1.0.0"), "{}", device.id);
     assert_eq!(known.confirmed, Some(true), "{}", device.id);

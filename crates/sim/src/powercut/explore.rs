@@ -91,8 +91,6 @@ pub struct Figures {
     pub undisturbed: Cost,
     /// Most that a sequence of cuts cost beyond that.
     pub extra: Cost,
-    /// Cuts after which an image was activated once more.
-    pub repeated: u64,
 }
 
 /// A world at a reset.
@@ -360,7 +358,6 @@ impl Explorer {
     fn charge(&mut self, whole: Cost) -> Tried<()> {
         let extra = whole.beyond(self.figures.undisturbed);
         self.figures.extra = self.figures.extra.max(extra);
-        self.figures.repeated += u64::from(extra.activations > 0);
         self.limits.judge(extra).map_err(BenchError::from)
     }
 

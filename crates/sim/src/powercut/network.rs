@@ -89,11 +89,19 @@ fn play_with(
     };
     // An order that may fail is one that cannot tell wrong bytes from right ones until the end.
     if !watch.may_give_up {
+        let life = watch.life();
+        let limits = Limits::of(1, &life);
+        // Wrong bytes end a patch, and the rest of the image comes whole.
+        let image = life.steps.iter().map(|step| step.artifact_bytes()).max();
+        let limits = Limits {
+            bytes: limits.bytes + image.unwrap_or(0),
+            ..limits
+        };
         let cost = Cost {
             bytes,
             ..Cost::default()
         };
-        Limits::of(1, &watch.life()).judge(cost)?;
+        limits.judge(cost)?;
     }
     Ok(bytes)
 }

@@ -232,6 +232,7 @@ impl Plan {
             row.distinct += walked.executed;
             row.extra_starts = row.extra_starts.max(walked.extra.starts);
             row.extra_bytes = row.extra_bytes.max(walked.extra.bytes);
+            row.extra_erases = row.extra_erases.max(walked.extra.erases);
             row.given_up += u64::from(walked.given_up);
         }
         Ok(row)

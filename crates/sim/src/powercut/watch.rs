@@ -197,6 +197,17 @@ impl Step {
         let patch = artifact.patch.as_ref().map_or(0, |offer| offer.patch.bytes);
         patch.min(PATCH_REFETCHED_BYTES_MAX)
     }
+
+    /// Length of what is fetched without a patch: image and index.
+    pub(super) fn artifact_bytes(&self) -> u64 {
+        let Ask::Install(artifact) = &self.server.ask else {
+            return 0;
+        };
+        let signed = artifact.signed.as_ref();
+        signed
+            .map_or(artifact.bytes(), |signed| &signed.artifact)
+            .len() as u64
+    }
 }
 
 impl Goal {
