@@ -36,7 +36,7 @@ const STEPS: &[Step] = &[
     step("c-verifier", signed::c_verifier),
     step("cose-differential", signed::cose_differential),
     step("softhsm", signed::softhsm),
-    step("mutants", || mutants::main(&[])),
+    step("mutants", mutants::some),
     step("fuzz", fuzz::smoke),
     step("emulator", emulator::run_all),
     step("demo", demo),

@@ -277,12 +277,8 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
                 && self.choice.active() == Some(index)
                 && self.choice.slot(index) != self.running.number =>
             {
-                verdict_of(
-                    mark,
-                    self.boot.reset,
-                    End::Failed,
-                    FailureCode::ImageInvalid,
-                )
+                let code = FailureCode::ImageInvalid;
+                verdict_of(mark, self.boot.reset, End::Failed, code)
             }
             _ => return Ok(Verdict::Open),
         };

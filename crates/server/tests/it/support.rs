@@ -608,7 +608,7 @@ impl TestDevice {
             }),
             outcome: self.told_outcome(),
             held,
-            reset: ResetReason::PowerOn,
+            reset: ResetReason::Software,
             uptime_s: 5,
             root: self.root,
             epoch: self.epoch,

@@ -377,6 +377,14 @@ impl Explorer {
         Ok(world.flash.ops() - first)
     }
 
+    /// What it takes to the end from a world at a reset that was not forked here.
+    pub(super) fn finish(&mut self, world: Bench) -> Tried<Cost> {
+        let root = self.root();
+        let sum = world.flash.sum_since(&root.world.flash, root.sum);
+        let key = key(&world, sum);
+        self.fate(world, sum, key)
+    }
+
     /// What it takes from a world at a reset to the end of its life, without another cut.
     fn fate(&mut self, world: Bench, sum: Sum, at: Sum) -> Tried<Cost> {
         let mut chain = Vec::new();

@@ -1,6 +1,6 @@
 //! The network fails at every byte of every body of a life.
 
-use super::{Broken, Cost, Explorer, Limits, Mode, Violation, explore::STARTS_MAX};
+use super::{Broken, Explorer, Limits, Mode, Violation};
 use crate::bench::{Bench, BenchError, Ended, NetCut, NetFault};
 
 /// All of them, and their names in commands.
@@ -28,26 +28,20 @@ pub struct NetFigures {
 
 /// Plays a life to its end for each fault at each `stride`th byte.
 pub fn faults(before: &Bench, mode: Mode, stride: u64) -> Result<NetFigures, Box<Violation>> {
-    let mut starts = Vec::new();
-    let mut judge = Explorer::new(before.clone(), mode, 1)?;
-    let undisturbed = play(before.clone(), &mut judge, Some(&mut starts));
-    let undisturbed = undisturbed.map_err(|broken| Violation::new(mode, Vec::new(), broken))?;
+    let mut network = Network::new(before, mode)?;
+    let bytes = network.judge.figures.undisturbed.bytes;
     let mut figures = NetFigures {
-        bytes: undisturbed.downloaded_bytes,
+        bytes,
         ..NetFigures::default()
     };
-    for downloaded_bytes in (0..figures.bytes).step_by(stride.max(1) as usize) {
+    for downloaded_bytes in (0..bytes).step_by(stride.max(1) as usize) {
         for (fault, _) in FAULTS {
             figures.planned += 1;
-            // Only the start in which it happens is played again.
-            let is_before = |it: &&Bench| it.downloaded_bytes <= downloaded_bytes;
-            let before = starts.iter().rfind(is_before).unwrap_or(before);
             let net = NetCut {
                 downloaded_bytes,
                 fault,
             };
-            let extra = play_with(before, net, figures.bytes, &mut judge);
-            let extra = extra.map_err(|broken| in_network(mode, net, broken))?;
+            let extra = network.disturb(net)?;
             figures.executed += 1;
             figures.extra_bytes_max = figures.extra_bytes_max.max(extra);
         }
@@ -57,53 +51,88 @@ pub fn faults(before: &Bench, mode: Mode, stride: u64) -> Result<NetFigures, Box
 
 /// Plays a life with one fault; gives how many bytes it cost.
 pub(super) fn fault(before: &Bench, mode: Mode, net: NetCut) -> Result<u64, Box<Violation>> {
-    let mut judge = Explorer::new(before.clone(), mode, 1)?;
-    let bytes = judge.figures.undisturbed.bytes;
-    let extra = play_with(before, net, bytes, &mut judge);
-    extra.map_err(|broken| in_network(mode, net, broken))
+    Network::new(before, mode)?.disturb(net)
 }
 
-fn in_network(mode: Mode, net: NetCut, broken: BenchError) -> Box<Violation> {
-    let violation = Violation::new(mode, Vec::new(), broken);
-    Box::new(Violation {
-        net: Some(net),
-        ..*violation
-    })
+/// A life, start by start.
+struct Network {
+    mode: Mode,
+    judge: Explorer,
+    /// The world before each undisturbed start.
+    starts: Vec<Bench>,
+    extra_bytes_max: u64,
 }
 
-fn play_with(
-    before: &Bench,
-    net: NetCut,
-    undisturbed_bytes: u64,
-    judge: &mut Explorer,
-) -> Result<u64, BenchError> {
-    let mut world = before.clone();
-    world.net_cut = Some(net);
-    let after = play(world, judge, None)?;
-    if after.net_cut.is_some() {
-        return Err(Broken::NotExecuted.into());
+impl Network {
+    fn new(before: &Bench, mode: Mode) -> Result<Self, Box<Violation>> {
+        let judge = Explorer::new(before.clone(), mode, 1)?;
+        let mut world = before.clone();
+        let mut starts = Vec::new();
+        loop {
+            starts.push(world.clone());
+            match world.start() {
+                Ok(Ended::Settled) => break,
+                Ok(_) => {}
+                Err(broken) => return Err(Violation::new(mode, Vec::new(), broken)),
+            }
+        }
+        Ok(Self {
+            extra_bytes_max: extra_bytes_max(before),
+            mode,
+            judge,
+            starts,
+        })
     }
-    let bytes = after.downloaded_bytes.saturating_sub(undisturbed_bytes);
-    let Some(watch) = &before.watch else {
-        return Ok(bytes);
-    };
-    // An order that may fail is one that cannot tell wrong bytes from right ones until the end.
-    if !watch.may_give_up {
-        let life = watch.life();
-        let limits = Limits::of(1, &life);
-        // Wrong bytes end a patch, and the rest of the image comes whole.
+
+    fn disturb(&mut self, net: NetCut) -> Result<u64, Box<Violation>> {
+        self.play(net).map_err(|broken| {
+            let violation = Violation::new(self.mode, Vec::new(), broken);
+            Box::new(Violation {
+                net: Some(net),
+                ..*violation
+            })
+        })
+    }
+
+    /// Plays the start in which it happens; what follows a reset follows from the flash.
+    fn play(&mut self, net: NetCut) -> Result<u64, BenchError> {
+        let is_before = |it: &&Bench| it.downloaded_bytes <= net.downloaded_bytes;
+        let Some(before) = self.starts.iter().rfind(is_before) else {
+            return Err(Broken::NotExecuted.into());
+        };
+        let mut world = before.clone();
+        world.net_cut = Some(net);
+        let ended = world.start()?;
+        if world.net_cut.is_some() {
+            return Err(Broken::NotExecuted.into());
+        }
+        self.judge.judge_flash(&world.flash)?;
+        let mut bytes = world.downloaded_bytes;
+        if ended != Ended::Settled {
+            bytes += self.judge.finish(world)?.bytes;
+        }
+        let found = bytes.saturating_sub(self.judge.figures.undisturbed.bytes);
+        let most = self.extra_bytes_max;
+        match found <= most {
+            true => Ok(found),
+            false => Err(Broken::Cost {
+                what: "bytes",
+                found,
+                most,
+            }
+            .into()),
+        }
+    }
+}
+
+/// What a fault may cost: as much as a power cut, and where wrong bytes end a patch, or an unsigned
+/// image is found to be wrong when all of it is there, an image.
+fn extra_bytes_max(before: &Bench) -> u64 {
+    let life = before.watch.as_ref().map(|watch| watch.life());
+    life.map_or(0, |life| {
         let image = life.steps.iter().map(|step| step.artifact_bytes()).max();
-        let limits = Limits {
-            bytes: limits.bytes + image.unwrap_or(0),
-            ..limits
-        };
-        let cost = Cost {
-            bytes,
-            ..Cost::default()
-        };
-        limits.judge(cost)?;
-    }
-    Ok(bytes)
+        Limits::of(1, &life).bytes + image.unwrap_or(0)
+    })
 }
 
 pub(super) fn name(fault: NetFault) -> &'static str {
@@ -118,23 +147,4 @@ pub(super) fn parse(text: &str) -> Option<NetCut> {
         downloaded_bytes: at.parse().ok()?,
         fault: *fault,
     })
-}
-
-/// Plays a life to its end, and keeps the world before each start.
-fn play(
-    mut world: Bench,
-    judge: &mut Explorer,
-    mut starts: Option<&mut Vec<Bench>>,
-) -> Result<Bench, BenchError> {
-    for _ in 0..STARTS_MAX {
-        if let Some(starts) = &mut starts {
-            starts.push(world.clone());
-        }
-        let ended = world.start()?;
-        judge.judge_flash(&world.flash)?;
-        if ended == Ended::Settled {
-            return Ok(world);
-        }
-    }
-    Err(BenchError::Starts(STARTS_MAX))
 }

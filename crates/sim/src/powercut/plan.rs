@@ -88,6 +88,15 @@ impl Phase {
         Self::Walks,
     ];
 
+    /// The kinds of bootloader under which it is played. What the network does has nothing to do with
+    /// them.
+    pub const fn modes(self) -> &'static [Mode] {
+        match self {
+            Self::Network => &[Mode::RollbackOff],
+            _ => &Mode::ALL,
+        }
+    }
+
     /// In a few words.
     pub const fn name(self) -> &'static str {
         match self {
