@@ -35,7 +35,7 @@ impl Weak {
             let highest = 0x80 >> bits.leading_zeros();
             cells = vec![(
                 at,
-                if dice.next() % 2 == 0 {
+                if dice.next().is_multiple_of(2) {
                     lowest
                 } else {
                     highest

@@ -528,7 +528,7 @@ impl Explorer {
     }
 }
 
-const ONES: [u8; BLOCK_BYTES] = [0xFF; BLOCK_BYTES];
+static ONES: [u8; BLOCK_BYTES] = [0xFF; BLOCK_BYTES];
 
 /// The flash in front of an operation of a start, and what the world is then.
 struct Cursor {

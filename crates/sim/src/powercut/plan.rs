@@ -206,7 +206,7 @@ impl Plan {
         let mut row = Row::default();
         for story in [Story::Life, Story::Unsigned] {
             let found = network::faults(&story.before(mode), mode, self.network_stride);
-            let figures = found.map_err(|violation| found_in(story, violation))?;
+            let figures = found.map_err(|violation: Box<Violation>| found_in(story, *violation))?;
             row.places += figures.bytes.div_ceil(self.network_stride);
             row.places_total += figures.bytes;
             row.planned += figures.planned;
@@ -222,10 +222,10 @@ impl Plan {
         let story = Story::Life;
         let before = story.before(mode);
         let explorer = Explorer::new(before.clone(), mode, WALK_CUTS as u64);
-        let explorer = explorer.map_err(|violation| found_in(story, violation))?;
+        let explorer = explorer.map_err(|violation: Box<Violation>| found_in(story, *violation))?;
         let ops = explorer
             .ops()
-            .map_err(|violation| found_in(story, violation))?;
+            .map_err(|violation: Box<Violation>| found_in(story, *violation))?;
         let mut row = Row {
             places: ops,
             places_total: ops,
@@ -250,7 +250,7 @@ impl Plan {
 
 /// Cuts sequences of `cuts` operations, and gives the figures of the last of them.
 fn deep(story: Story, mode: Mode, how: &How, cuts: u64) -> Result<Row, Box<Found>> {
-    let found = |violation| found_in(story, violation);
+    let found = |violation: Box<Violation>| found_in(story, *violation);
     let mut explorer = Explorer::new(story.before(mode), mode, cuts).map_err(found)?;
     let mut layer = explorer.first_layer();
     let mut row = Row::default();
@@ -280,13 +280,13 @@ impl Row {
     }
 }
 
-fn found_in(story: Story, violation: Box<Violation>) -> Box<Found> {
+fn found_in(story: Story, violation: Violation) -> Box<Found> {
     let Violation {
         mode,
         cuts,
         net,
         broken,
-    } = *violation;
+    } = violation;
     let replay = Replay {
         story,
         mode,
@@ -301,7 +301,7 @@ fn smallest(story: Story, mode: Mode, cuts: &[Cut]) -> Box<Found> {
     let before = story.before(mode);
     let smallest = shrink(cuts, |cuts| walk(&before, mode, cuts).is_err());
     match walk(&before, mode, &smallest) {
-        Err(violation) => found_in(story, violation),
+        Err(violation) => found_in(story, *violation),
         Ok(_) => unreachable!("only failing sequences are kept"),
     }
 }
@@ -310,7 +310,7 @@ impl Replay {
     /// Plays it. `Ok` is what it came to, where every promise holds.
     pub fn play(&self) -> Result<String, Box<Found>> {
         let before = self.story.before(self.mode);
-        let found = |violation| found_in(self.story, violation);
+        let found = |violation: Box<Violation>| found_in(self.story, *violation);
         if let Some(net) = self.net {
             let extra = network::fault(&before, self.mode, net).map_err(found)?;
             return Ok(format!(
