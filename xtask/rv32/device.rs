@@ -23,21 +23,35 @@ use fota_proto::checkin::ResetReason;
 use support::{Uart, exit, instructions, paint, stack, used};
 
 const FLASH_BYTES: usize = include_bytes!("../flash.bin").len();
-static FACTORY: &[u8] = include_bytes!("../flash.bin");
-static ROOT: &[u8] = include_bytes!("../root.bin");
-static ANSWER_PLAIN: &[u8] = include_bytes!("../answer-plain.bin");
-static ANSWER_SIGNED: &[u8] = include_bytes!("../answer-signed.bin");
-static ANSWER_SMALL: &[u8] = include_bytes!("../answer-small.bin");
-static ANSWER_DEFAULT: &[u8] = include_bytes!("../answer-default.bin");
-static PATCH_SMALL: &[u8] = include_bytes!("../patch-small.bin");
-static PATCH_DEFAULT: &[u8] = include_bytes!("../patch-default.bin");
-static RELEASE: &[u8] = include_bytes!("../release.bin");
-static IMAGE: &[u8] = include_bytes!("../image.bin");
-static ARTIFACT: &[u8] = include_bytes!("../artifact.bin");
+/// What it is told lies apart from what is measured.
+macro_rules! told {
+    ($name:ident, $file:literal) => {
+        #[unsafe(link_section = ".told")]
+        static $name: [u8; include_bytes!($file).len()] = *include_bytes!($file);
+    };
+}
+
+told!(FACTORY, "../flash.bin");
+told!(ROOT, "../root.bin");
+told!(ANSWER_PLAIN, "../answer-plain.bin");
+told!(ANSWER_SIGNED, "../answer-signed.bin");
+#[cfg(feature = "patches")]
+told!(ANSWER_SMALL, "../answer-small.bin");
+#[cfg(feature = "patches")]
+told!(ANSWER_DEFAULT, "../answer-default.bin");
+#[cfg(feature = "patches")]
+told!(PATCH_SMALL, "../patch-small.bin");
+#[cfg(feature = "patches")]
+told!(PATCH_DEFAULT, "../patch-default.bin");
+told!(RELEASE, "../release.bin");
+told!(IMAGE, "../image.bin");
+told!(ARTIFACT, "../artifact.bin");
 
 static mut FLASH: [u8; FLASH_BYTES] = [0; FLASH_BYTES];
 static mut WORKSPACE: Workspace = Workspace::new();
+#[cfg(feature = "patches")]
 static mut SMALL: SmallDecoder = SmallDecoder::new();
+#[cfg(feature = "patches")]
 static mut DEFAULT: DefaultDecoder = DefaultDecoder::new();
 
 const NONCE: u64 = 7;
@@ -119,7 +133,7 @@ fn boot_info() -> BootInfo {
 fn factory() -> Ram {
     // SAFETY: there is one thread, and the one before has ended.
     let flash = unsafe { &mut *&raw mut FLASH };
-    flash.copy_from_slice(FACTORY);
+    flash.copy_from_slice(&FACTORY);
     Ram(flash)
 }
 
@@ -148,7 +162,7 @@ fn update(path: Path) {
     step(name, "check_in", || updater.check_in(NONCE, 1, &mut buffer).len());
     let mut next = step(name, "answer", || updater.answer(answer)).expect("an answer");
     if let Next::FetchRelease { .. } = next {
-        next = step(name, "release", || updater.release(RELEASE)).expect("a release");
+        next = step(name, "release", || updater.release(&RELEASE)).expect("a release");
     }
     let mut downloaded = 0;
     while let Next::Download(part) = next {
@@ -171,43 +185,51 @@ fn update(path: Path) {
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
     // SAFETY: there is one thread, and the update before has ended.
-    let trust = || Trust::Root(ROOT, unsafe { &mut *&raw mut WORKSPACE });
-    // SAFETY: there is one thread, and each is borrowed once.
-    let (small, default) = unsafe { (&mut *&raw mut SMALL, &mut *&raw mut DEFAULT) };
+    let trust = || Trust::Root(&ROOT, unsafe { &mut *&raw mut WORKSPACE });
     update(Path {
         name: "plain",
         trust: Trust::Anybody,
         decoder: None,
-        answer: ANSWER_PLAIN,
-        blobs: [IMAGE, IMAGE],
+        answer: &ANSWER_PLAIN,
+        blobs: [&IMAGE, &IMAGE],
     });
     update(Path {
         name: "signed",
         trust: trust(),
         decoder: None,
-        answer: ANSWER_SIGNED,
-        blobs: [ARTIFACT, ARTIFACT],
+        answer: &ANSWER_SIGNED,
+        blobs: [&ARTIFACT, &ARTIFACT],
     });
+    #[cfg(feature = "patches")]
+    by_patches(trust);
+    let code = support::code_bytes();
+    let (workspace, message) = (size_of::<Workspace>(), CHECK_IN_BYTES_MAX);
+    let (small, default) = (size_of::<SmallDecoder>(), size_of::<DefaultDecoder>());
+    let updater = size_of::<Updater<'static, Ram>>();
+    let _ = writeln!(
+        Uart,
+        "all code {code} updater {updater} workspace {workspace} message {message} small {small} \
+         default {default}"
+    );
+    exit(0x5555)
+}
+
+#[cfg(feature = "patches")]
+fn by_patches(trust: impl Fn() -> Trust<'static>) {
+    // SAFETY: there is one thread, and each is borrowed once.
+    let (small, default) = unsafe { (&mut *&raw mut SMALL, &mut *&raw mut DEFAULT) };
     update(Path {
         name: "small",
         trust: trust(),
         decoder: Some(small),
-        answer: ANSWER_SMALL,
-        blobs: [ARTIFACT, PATCH_SMALL],
+        answer: &ANSWER_SMALL,
+        blobs: [&ARTIFACT, &PATCH_SMALL],
     });
     update(Path {
         name: "default",
         trust: trust(),
         decoder: Some(default),
-        answer: ANSWER_DEFAULT,
-        blobs: [ARTIFACT, PATCH_DEFAULT],
+        answer: &ANSWER_DEFAULT,
+        blobs: [&ARTIFACT, &PATCH_DEFAULT],
     });
-    let text = support::text_bytes();
-    let (workspace, message) = (size_of::<Workspace>(), CHECK_IN_BYTES_MAX);
-    let (small, default) = (size_of::<SmallDecoder>(), size_of::<DefaultDecoder>());
-    let _ = writeln!(
-        Uart,
-        "all text {text} workspace {workspace} message {message} small {small} default {default}"
-    );
-    exit(0x5555)
 }

@@ -18,7 +18,7 @@ core::arch::global_asm!(
 
 unsafe extern "C" {
     static mut _stack_start: u32;
-    static _text_end: u32;
+    static _code_end: u32;
 }
 
 /// The serial line.
@@ -91,8 +91,8 @@ pub fn used(from: usize) -> usize {
     from - at
 }
 
-/// Bytes of code in this program.
+/// Bytes of code and constants of this program.
 #[allow(dead_code)] // not every program tells
-pub fn text_bytes() -> usize {
-    &raw const _text_end as usize - 0x8000_0000
+pub fn code_bytes() -> usize {
+    &raw const _code_end as usize - 0x8000_0000
 }

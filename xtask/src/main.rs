@@ -38,7 +38,8 @@ cargo xtask CHORE
   bench-delta         patches of the corpus, ours and those of others: sizes, times, memory, targets
   fuzz [TARGET] [--runs N] [--seconds N]     libFuzzer on the stable compiler
   no-std              build proto, image, delta and device for a microcontroller, without an allocator
-  rv32-device         one update by the device crate on an RV32 in QEMU, likewise
+  rv32-device [--fix] one update by the device crate on an RV32 in QEMU: code, memory, instructions,
+                      compared with README's table; --fix rewrites it
   emulator            Espressif's real ROM and bootloader, and a firmware that updates itself, in an
                       emulator of the ESP32-C3
   mutants [TEXT]      take precautions away in the device crate; the power-cut proof must find each
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::main(rest),
         Some("no-std") => no_std::build(),
         Some("rv32-delta") => rv32_delta::run_all(),
-        Some("rv32-device") => rv32_device::run_all(),
+        Some("rv32-device") => rv32_device::main(rest),
         Some("test") => postgres::test(),
         Some("mutants") => mutants::main(rest),
         Some("mqtt") => mqtt::run(),

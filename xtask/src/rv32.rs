@@ -35,11 +35,11 @@ impl Program {
         Ok(dir)
     }
 
-    /// Builds and runs it; gives what it printed.
-    pub fn run(&self) -> Result<String> {
+    /// Builds it with these features and runs it; gives what it printed.
+    pub fn run(&self, features: &str) -> Result<String> {
         let dir = self.dir()?;
         self.write(&dir)?;
-        run(&mut no_std::target_build(&dir)?)?;
+        run(no_std::target_build(&dir)?.args(["--features", features]))?;
         let program = no_std::target_program(&dir, &format!("rv32-{}", self.name))?;
         let mut qemu = command("timeout");
         qemu.args(["120", "qemu-system-riscv32", "-M", "virt"])
@@ -55,7 +55,7 @@ impl Program {
             |name: &&str| format!("fota-{name} = {{ path = {:?} }}\n", crates.join(name));
         let manifest = format!(
             "[package]\nname = \"rv32-{}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n\
-             [workspace]\n\n[profile.release]\npanic = \"abort\"\n{}\n\n\
+             [workspace]\n\n[features]\npatches = []\n\n[profile.release]\npanic = \"abort\"\n{}\n\n\
              [dependencies]\n{}{}",
             self.name,
             self.profile,

@@ -128,6 +128,24 @@ impl<F> core::fmt::Debug for Verified<'_, '_, F> {
 }
 
 impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
+    /// Erases what the next bytes go to. [`Updater::receive`] does it where this was not called;
+    /// between a request and its answer it costs no time. Erasing 64 KiB takes longer than most
+    /// round trips.
+    pub fn erase_ahead(&mut self) -> Result<(), ReceiveError> {
+        let (Some(job), Some(slot)) = (&mut self.job, self.target) else {
+            return Err(ReceiveError::NotDownloading);
+        };
+        let is_awaited = matches!(job.stage, Stage::Downloading) && job.patching.is_none();
+        if !is_awaited {
+            return Ok(());
+        }
+        let order = job.order;
+        job.erase_ahead(&mut self.flash, slot).map_err(|fault| {
+            self.end(order, End::Failed, FailureCode::FlashWrite, fault);
+            ReceiveError::Flash(fault)
+        })
+    }
+
     /// Takes the bytes that [`crate::Download`] asks for, in any split. Where releases are signed,
     /// each 4 KiB is proven before it is programmed.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ReceiveError> {

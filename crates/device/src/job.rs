@@ -347,7 +347,7 @@ impl Job {
     }
 
     /// Keeps the invariant of this module: the sector of `written` and the one behind it are blank.
-    fn erase_ahead<F: MultiwriteNorFlash>(
+    pub(crate) fn erase_ahead<F: MultiwriteNorFlash>(
         &mut self,
         flash: &mut Guarded<F>,
         slot: Slot,

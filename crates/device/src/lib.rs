@@ -136,6 +136,7 @@
 //!                 }
 //!             }
 //!             Next::Download(part) => {
+//!                 // A board that can send the request first calls `Updater::erase_ahead` then.
 //!                 board.fetch(&part, |bytes| updater.receive(bytes).is_ok());
 //!                 // The rest where the link was lost, what comes first, the artifact where a
 //!                 // patch does not work, or Prove.

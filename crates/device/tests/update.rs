@@ -12,6 +12,7 @@ use fota_proto::checkin::{Phase, ResetReason, Running};
 use fota_sim::{
     bench::Ended,
     firmware::Behaviour,
+    flash::{OpKind, SimFlash},
     scripted::{Ask, ScriptedServer},
 };
 
@@ -58,6 +59,30 @@ fn the_other_slot_is_installed_again_without_a_download() {
     bench.run(2).unwrap();
     assert_eq!(runs(&bench), "1.0.0");
     assert_eq!(bench.downloaded_bytes, before);
+}
+
+/// What is erased between a request and its answer is not erased again.
+#[test]
+fn erasing_ahead_leaves_nothing_to_erase_for_the_first_bytes() {
+    let mut bench = updated(false);
+    let artifact = firmware("3.0.0", Behaviour::Works);
+    let server = ScriptedServer::new(4, Ask::Install(artifact.clone()));
+    bench.flash.start_log();
+    let erases = |flash: &SimFlash| {
+        let log = flash.log().iter();
+        log.filter(|op| op.offset >= SLOTS[0] && op.kind != OpKind::Program)
+            .count()
+    };
+    let mut updater = updater(&mut bench);
+    assert_eq!(updater.erase_ahead(), Err(ReceiveError::NotDownloading));
+    exchange(&mut updater, &server, |_| ());
+    assert_eq!(erases(updater.flash()), 0);
+    updater.erase_ahead().unwrap();
+    let ahead = erases(updater.flash());
+    assert!(ahead > 0);
+    updater.erase_ahead().unwrap();
+    updater.receive(&artifact.bytes()[..4096]).unwrap();
+    assert_eq!(erases(updater.flash()), ahead);
 }
 
 #[test]

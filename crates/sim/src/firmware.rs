@@ -50,6 +50,8 @@ pub enum Behaviour {
     FailsSelfTest,
     /// Runs and never reaches the network.
     NeverConnects,
+    /// Works and confirms, and what it does for its user goes wrong: it measures errors.
+    MakesErrors,
     /// Starts its updater, and dies before it has confirmed itself.
     CrashesOnTrial,
 }
@@ -63,7 +65,8 @@ impl Behaviour {
             Behaviour::LiesAboutVersion { .. } => 3,
             Behaviour::FailsSelfTest => 4,
             Behaviour::NeverConnects => 5,
-            Behaviour::CrashesOnTrial => 6,
+            Behaviour::MakesErrors => 6,
+            Behaviour::CrashesOnTrial => 7,
         }
     }
 
@@ -75,7 +78,8 @@ impl Behaviour {
             3 => Behaviour::LiesAboutVersion { claims },
             4 => Behaviour::FailsSelfTest,
             5 => Behaviour::NeverConnects,
-            6 => Behaviour::CrashesOnTrial,
+            6 => Behaviour::MakesErrors,
+            7 => Behaviour::CrashesOnTrial,
             _ => return None,
         })
     }
@@ -343,7 +347,9 @@ mod tests {
             Behaviour::NeverConfirms,
             Behaviour::LiesAboutVersion { claims },
             Behaviour::FailsSelfTest,
+            Behaviour::MakesErrors,
             Behaviour::NeverConnects,
+            Behaviour::CrashesOnTrial,
         ] {
             let spec = Spec::new("1.0.5")
                 .behaviour(behaviour.clone())

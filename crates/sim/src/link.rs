@@ -7,7 +7,7 @@ mod live;
 
 use std::{str::FromStr, time::Duration};
 
-pub use flow::{Flow, Meanwhile, WireBytes};
+pub use flow::{Flow, Meanwhile, WireBytes, on_the_wire};
 pub use live::{Fault, LiveLink, NetworkDown};
 
 /// Bytes of TCP payload in a full segment: 1500 less IP and TCP headers with timestamps, as lwIP

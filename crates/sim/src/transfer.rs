@@ -10,13 +10,14 @@ mod recorder;
 use std::time::Duration;
 
 use fota_image::partition::Region;
+use fota_proto::{limits::HEAD_BYTES, signed::index};
 
 use crate::{
     flash::{
         BLOCK_BYTES, BLOCK_ERASE_US, Op, OpKind, PAGE_BYTES, PAGE_PROGRAM_US, SECTOR_BYTES,
         SECTOR_ERASE_US,
     },
-    link::{Flow, Meanwhile, SimLink, WireBytes},
+    link::{Flow, Meanwhile, SimLink, WireBytes, on_the_wire},
 };
 
 pub use record::{RecordError, record_native, record_seed};
@@ -32,9 +33,11 @@ pub fn flash_limit(image_bytes: u64) -> Duration {
     Duration::from_micros(erase_us + pages * PAGE_PROGRAM_US)
 }
 
-/// The least time any protocol needs for this image over this link: its bits, or its flash.
+/// The least time any transfer over TCP needs for this image over this link: its bits in full
+/// segments, or its flash.
 pub fn limit(image_bytes: u64, link: &SimLink) -> Duration {
-    link.air_time(image_bytes).max(flash_limit(image_bytes))
+    let bits = link.air_time(on_the_wire(image_bytes));
+    bits.max(flash_limit(image_bytes))
 }
 
 /// A flash operation that can start once this many bytes of the image are at the device.
@@ -65,11 +68,41 @@ pub fn flash_work(log: &[Op], slot: Region) -> Vec<FlashWork> {
     work
 }
 
+/// The same for an artifact, where a page can be programmed once its whole chunk is there, behind
+/// its page of the index; and how long the erases take for which the native device need not wait:
+/// [`fota_device::Updater::erase_ahead`] does them while the request is on its way.
+pub fn proven_flash_work(log: &[Op], slot: Region, image_bytes: u32) -> (Duration, Vec<FlashWork>) {
+    let inside = |op: &&Op| (slot.offset..slot.end()).contains(&op.offset);
+    let is_page = |op: &&Op| op.kind == OpKind::Program && op.len > HEAD_BYTES as u32;
+    let before = log.iter().filter(inside).take_while(|op| !is_page(op));
+    let ahead = before.filter(|op| op.kind != OpKind::Program);
+    let ahead = Duration::from_micros(ahead.map(|op| op.kind.busy_us()).sum());
+    let of_artifact = |work: FlashWork| {
+        let chunks = work.after_bytes.div_ceil(SECTOR_BYTES as u64);
+        let image_end = (chunks * SECTOR_BYTES as u64).min(image_bytes.into());
+        let last = image_end.saturating_sub(1) as u32;
+        FlashWork {
+            after_bytes: u64::from(index::artifact_offset(image_bytes, last)) + 1,
+            ..work
+        }
+    };
+    let mut work: Vec<_> = flash_work(log, slot).into_iter().map(of_artifact).collect();
+    let mut left = ahead;
+    for work in &mut work {
+        let done = left.min(work.busy);
+        work.busy -= done;
+        left -= done;
+    }
+    (ahead, work)
+}
+
 /// What one request of a download is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     /// The poll that brings the order.
     Poll,
+    /// The signed release and what else is needed to judge the order.
+    Proof,
     /// The image itself, usable byte by byte.
     Stream,
     /// A piece of the image, usable once it is complete.
@@ -82,6 +115,8 @@ enum Role {
 #[derive(Clone, Debug)]
 pub struct Trace {
     steps: Vec<(Role, Exchange)>,
+    /// Flash work while the request of a stream is on its way.
+    ahead: Duration,
     flash: Vec<FlashWork>,
     image_bytes: u64,
     chunk_bytes: u64,
@@ -121,20 +156,23 @@ impl Trace {
             target if target.contains("/fota/status") => Some(Role::Report),
             _ => None,
         };
-        Self::new(download(exchanges, role, Role::Chunk), flash, image, chunk)
+        let (steps, ahead) = (download(exchanges, role, Role::Chunk), Duration::ZERO);
+        Self::new(steps, (ahead, flash), image, chunk)
     }
 
-    /// A download by the native protocol: one check-in, one stream, and reports beside it that the
-    /// device does not wait for.
-    pub fn native(exchanges: &[Exchange], flash: Vec<FlashWork>, image: u64) -> Self {
+    /// A download by the native protocol: one check-in, the signed release, one stream, and reports
+    /// beside it that the device does not wait for.
+    pub fn native(exchanges: &[Exchange], flash: (Duration, Vec<FlashWork>), image: u64) -> Self {
         let mut streaming = false;
         let role = |exchange: &Exchange| {
-            let is_stream = exchange.target.contains("/blobs/");
+            let is_check_in = exchange.target.contains("/check-in");
+            let is_stream = !is_check_in && exchange.answer_body >= image;
             streaming |= is_stream;
-            Some(match (is_stream, streaming) {
-                (true, _) => Role::Stream,
-                (false, true) => Role::Report,
-                (false, false) => Role::Poll,
+            Some(match (is_stream, is_check_in, streaming) {
+                (true, ..) => Role::Stream,
+                (false, true, true) => Role::Report,
+                (false, true, false) => Role::Poll,
+                (false, false, _) => Role::Proof,
             })
         };
         Self::new(download(exchanges, role, Role::Report), flash, image, image)
@@ -142,12 +180,13 @@ impl Trace {
 
     fn new(
         steps: Vec<(Role, Exchange)>,
-        flash: Vec<FlashWork>,
+        (ahead, flash): (Duration, Vec<FlashWork>),
         image_bytes: u64,
         chunk_bytes: u64,
     ) -> Self {
         Self {
             steps,
+            ahead,
             flash,
             image_bytes,
             chunk_bytes,
@@ -235,7 +274,7 @@ impl<'t> Replay<'t> {
 
     fn step(&mut self, role: Role, exchange: &Exchange) {
         match role {
-            Role::Poll => self.whole(exchange, 0),
+            Role::Poll | Role::Proof => self.whole(exchange, 0),
             Role::Stream => self.stream(exchange),
             Role::Chunk => {
                 self.flow.pause(self.pace.per_chunk);
@@ -271,7 +310,7 @@ impl<'t> Replay<'t> {
         let (request, answer) = (exchange.request_bytes(), exchange.answer_bytes());
         let share = answer / self.pace.reports_max.max(1);
         let mut report_after = share;
-        flow.exchange(request, answer, |read, at| {
+        flow.exchange_while(self.trace.ahead, request, answer, |read, at| {
             let image_bytes = read.saturating_sub(exchange.answer_head);
             let mut meanwhile = Meanwhile::busy(self.flash_until(image_bytes));
             let is_due = read >= report_after && read < answer && self.is_report_due(at);
@@ -370,7 +409,7 @@ mod tests {
     fn reports_come_neither_too_often_nor_too_many() {
         let mut exchanges = vec![exchange(0, "GET /d/v1/blobs/x", 1_065_968)];
         exchanges.push(exchange(1, "POST /d/v1/check-in", 60));
-        let trace = Trace::native(&exchanges, Vec::new(), 1_065_968);
+        let trace = Trace::native(&exchanges, Default::default(), 1_065_968);
         let pace = Pace {
             per_report: Duration::from_secs(5),
             reports_max: 20,
@@ -401,7 +440,8 @@ mod tests {
             busy: Duration::from_secs(1),
         });
         let exchanges = vec![exchange(0, "GET /d/v1/blobs/x", 10_000)];
-        let trace = Trace::native(&exchanges, flash.collect(), 10_000);
+        let flash = (Duration::ZERO, flash.collect());
+        let trace = Trace::native(&exchanges, flash, 10_000);
         let cost = trace.replay(SimLink::LAN, Pace::default());
         assert!((10..11).contains(&cost.time.as_secs()), "{:?}", cost.time);
     }
@@ -411,6 +451,7 @@ mod tests {
         let image_bytes = 1_065_968;
         assert_eq!(flash_limit(image_bytes).as_millis(), 5_464);
         assert_eq!(limit(image_bytes, &SimLink::LAN), flash_limit(image_bytes));
-        assert_eq!(limit(image_bytes, &SimLink::NB_IOT).as_secs(), 284);
+        // 743 segments of 1,436 bytes with 40 bytes of headers each, at 30 kbit/s.
+        assert_eq!(limit(image_bytes, &SimLink::NB_IOT).as_secs(), 292);
     }
 }

@@ -15,11 +15,10 @@ use super::{
     fleet::{BAD, Devices, GOOD, NEXT, PSK, SEED_DEVICE, image},
 };
 use crate::{
-    args::ReleaseFields,
     firmware::Firmware,
-    keys::{self, Keys, Public, Secret},
+    keys::{self, Keys, Secret},
     output::to_stderr,
-    signing::{self, dev},
+    signing::dev,
 };
 
 /// Where the seed's server listens, and ours.
@@ -67,7 +66,7 @@ impl World {
         let keys = Keys::open(Some(&folder.path().join(KEYS)))?;
         let dev = keys::generate(Alg::Esp256)?;
         keys.add(dev::NAME, &dev, None)?;
-        let root = publish_root(&client, &dev).await?;
+        let root = dev::publish_root(&client, &dev).await?;
         Ok(Self {
             devices: Devices::start(&url, count, pace, &root)?,
             client,
@@ -99,10 +98,7 @@ impl World {
 
     /// A version as it is uploaded: image and signed release in one file.
     pub fn bundle(&self, version: &str) -> anyhow::Result<Vec<u8>> {
-        let firmware = Firmware::load(&self.image_file(version))?;
-        let payload = signing::release::payload(&firmware, &ReleaseFields::default())?;
-        let release = signing::sign(&payload, &[self.dev.signer()], false)?;
-        Ok(signing::release::bundle(&release, firmware.image_bytes()))
+        dev::bundle(&self.dev, &Firmware::load(&self.image_file(version))?)
     }
 
     /// Where the development key lies, for commands by hand.
@@ -158,15 +154,6 @@ impl Drop for Threads {
             threads.shutdown_background();
         }
     }
-}
-
-/// The server trusts the development key from now on; gives its root, for the devices.
-async fn publish_root(client: &Client, dev: &Secret) -> anyhow::Result<Vec<u8>> {
-    let online = client.signing().await?.online_key;
-    let online = online.as_deref().and_then(Public::from_hex);
-    let root = dev::root(dev, &online.context("the server names no online key")?)?;
-    client.add_root(root.clone().into()).await?;
-    Ok(root)
 }
 
 fn file(folder: &TempDir, version: &str) -> PathBuf {

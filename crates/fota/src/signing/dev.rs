@@ -3,12 +3,16 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
+use fota_client::Client;
 use fota_proto::signed::Alg;
 
-use super::root::Draft;
+use super::{release, root::Draft};
 use crate::{
+    args::ReleaseFields,
     credentials,
     failure::{Failure, Result},
+    firmware::Firmware,
     keys::{self, Keys, Public, Secret},
     output::Output,
 };
@@ -52,6 +56,22 @@ pub fn root(dev: &Secret, online: &Public) -> Result<Vec<u8>> {
     );
     let unsigned = draft.unsigned()?;
     super::add_signatures(&unsigned, &[dev.signer()])
+}
+
+/// The server trusts the development key from now on; gives its root, for the devices.
+pub async fn publish_root(client: &Client, dev: &Secret) -> anyhow::Result<Vec<u8>> {
+    let online = client.signing().await?.online_key;
+    let online = online.as_deref().and_then(Public::from_hex);
+    let root = root(dev, &online.context("the server names no online key")?)?;
+    client.add_root(root.clone().into()).await?;
+    Ok(root)
+}
+
+/// The image and its release, signed by the development key, in one file.
+pub fn bundle(dev: &Secret, firmware: &Firmware) -> anyhow::Result<Vec<u8>> {
+    let payload = release::payload(firmware, &ReleaseFields::default())?;
+    let signed = super::sign(&payload, &[dev.signer()], false)?;
+    Ok(release::bundle(&signed, firmware.image_bytes()))
 }
 
 /// Keeps that root, so that firmware can be built with it. One for each server: the server's key

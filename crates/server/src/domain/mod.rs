@@ -12,6 +12,7 @@ pub mod delta;
 pub mod filter;
 pub mod fit;
 pub mod forecast;
+pub mod health;
 pub mod hex;
 pub mod history;
 pub mod identity;

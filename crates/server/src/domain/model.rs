@@ -18,6 +18,7 @@ use super::{
     delta::{Delta, Offered},
     filter::{Field, Filter, Traits},
     fit::chip_name,
+    health::has_restarted,
     log::Tree,
     plan::RolloutPlan,
 };
@@ -132,6 +133,8 @@ pub struct Device {
     pub metrics: BTreeMap<String, i32>,
     /// Why it does not install now; none from a device that does not know to hold.
     pub waits: Option<Waits>,
+    /// When it was last seen to have restarted by panic or watchdog.
+    pub crashed_at: Option<i64>,
     pub first_seen: i64,
     pub last_seen: i64,
 }
@@ -214,6 +217,8 @@ pub struct Report {
     pub progress: Option<Progress>,
     pub outcome: Option<Outcome>,
     pub reset: Option<ResetReason>,
+    /// Seconds since that reset; none from a device that cannot tell.
+    pub uptime_s: Option<u32>,
     pub trust: Trust,
     /// The largest patches that it can apply.
     pub patches: Option<PatchProfile>,
@@ -229,6 +234,17 @@ impl Report {
             elf: self.elf,
             version: self.version.as_deref(),
         }
+    }
+
+    /// Whether it crashed since it was heard of, as far as its uptime tells.
+    pub fn has_crashed_since(&self, heard_at: i64, now: i64) -> bool {
+        let has_restarted = |uptime_s| has_restarted(uptime_s, heard_at, now);
+        self.is_after_crash() && self.uptime_s.is_some_and(has_restarted)
+    }
+
+    /// Whether its last reset was none that a healthy image makes.
+    pub fn is_after_crash(&self) -> bool {
+        matches!(self.reset, Some(ResetReason::Panic | ResetReason::Watchdog))
     }
 
     /// Whether the new image runs unconfirmed.

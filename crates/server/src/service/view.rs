@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fota_proto::{FailureCode, manager};
 
-use super::{advance, population, signed};
+use super::{advance, population, signed, watch};
 use crate::{
     AppState,
     domain::{
@@ -227,6 +227,10 @@ pub async fn rollout(
         created_by: rollout.created_by.clone(),
         approved_by: rollout.approved_by.clone(),
         rollback: rollback_counts(tx, rollout.id).await?,
+        health: state
+            .watches
+            .health(rollout.id)
+            .map(|health| watch::view(&health, rollout)),
     })
 }
 
@@ -242,7 +246,7 @@ async fn wave(
     }
     let now = state.now_ms();
     let poll_ms = i64::from(state.config.poll_s) * 1000;
-    let counted = advance::counted(tx, rollout, poll_ms, now).await?;
+    let counted = advance::counted(state, tx, rollout).await?;
     let (waits_for, until) = match judge(rollout, &counted, poll_ms, now) {
         Verdict::Stay { why, until } => (why, until),
         Verdict::Advance { why } => (format!("the next wave begins: {why}"), None),

@@ -14,6 +14,7 @@ use super::{
 use crate::domain::{
     delta::{profile_name, profile_of},
     model::{Device, Protocol, Slot, Trust},
+    plan::share,
 };
 
 /// Which devices a list shows.
@@ -33,7 +34,7 @@ macro_rules! select {
         concat!(
             "SELECT id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, \
              slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, log_root, \
-             patches, first_seen, last_seen, attributes, metrics, waits FROM device ",
+             patches, first_seen, last_seen, attributes, metrics, waits, crashed_at FROM device ",
             $rest
         )
     };
@@ -63,11 +64,14 @@ pub(super) fn device(row: &mut Row) -> Result<Device, StoreError> {
         attributes: map(&row.text()?)?,
         metrics: map(&row.text()?)?,
         waits: row.text_maybe()?.as_deref().map(waits).transpose()?,
+        crashed_at: row.int_maybe()?,
     })
 }
 
 /// A JSON object of names and values.
-fn map<T: serde::de::DeserializeOwned>(json: &str) -> Result<BTreeMap<String, T>, StoreError> {
+pub(super) fn map<T: serde::de::DeserializeOwned>(
+    json: &str,
+) -> Result<BTreeMap<String, T>, StoreError> {
     serde_json::from_str(json).map_err(|_| StoreError::stored("an object", &json))
 }
 
@@ -202,9 +206,10 @@ impl Tx {
         self.run(
             "INSERT INTO device (id, protocol, chip, chip_revision, project, version, elf_sha256, \
              confirmed, slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, \
-             log_root, patches, first_seen, last_seen, attributes, metrics, waits) \
+             log_root, patches, first_seen, last_seen, attributes, metrics, waits, \
+             crashed_at, spread, rssi) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $18, $19, $20, $21, $22, $23) \
+             $18, $19, $20, $21, $22, $23, $24, $25, $26) \
              ON CONFLICT (id) DO UPDATE SET protocol = excluded.protocol, chip = excluded.chip, \
              chip_revision = excluded.chip_revision, project = excluded.project, \
              version = excluded.version, elf_sha256 = excluded.elf_sha256, \
@@ -214,7 +219,9 @@ impl Tx {
              epoch = excluded.epoch, log_size = excluded.log_size, log_root = excluded.log_root, \
              patches = excluded.patches, \
              last_seen = excluded.last_seen, attributes = excluded.attributes, \
-             metrics = excluded.metrics, waits = excluded.waits",
+             metrics = excluded.metrics, waits = excluded.waits, \
+             crashed_at = excluded.crashed_at, spread = excluded.spread, \
+             rssi = excluded.rssi",
             values![
                 &device.id,
                 device.protocol.name(),
@@ -239,6 +246,9 @@ impl Tx {
                 map_json(&device.attributes),
                 map_json(&device.metrics),
                 device.waits.map(waits_name),
+                device.crashed_at,
+                i64::from(share("spread", 0, &device.id)),
+                device.metrics.get("rssi").map(|rssi| i64::from(*rssi)),
             ],
         )
         .await

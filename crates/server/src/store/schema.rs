@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_deltas.sql"),
     include_str!("migrations/0007_rollout_plans.sql"),
     include_str!("migrations/0008_notify.sql"),
+    include_str!("migrations/0010_health.sql"),
 ];
 
 pub(super) async fn migrate(store: &Store) -> Result<(), StoreError> {

@@ -21,6 +21,7 @@ mod deltas;
 mod device_identity;
 mod devices;
 mod events;
+mod gates;
 mod groups;
 mod log;
 mod mqtt;

@@ -112,12 +112,24 @@ impl Flow {
         &mut self,
         request_bytes: u64,
         answer_bytes: u64,
+        work: impl FnMut(u64, Duration) -> Meanwhile,
+    ) {
+        self.exchange_while(Duration::ZERO, request_bytes, answer_bytes, work);
+    }
+
+    /// The same where the device is busy for a time once it has sent the request.
+    pub fn exchange_while(
+        &mut self,
+        busy: Duration,
+        request_bytes: u64,
+        answer_bytes: u64,
         mut work: impl FnMut(u64, Duration) -> Meanwhile,
     ) {
         let request = on_the_wire(request_bytes);
         self.wire.up += request;
         let asked = self.now + self.link.air_time(request) + self.link.round_trip / 2;
         self.down_free = self.down_free.max(asked);
+        self.now += busy;
         self.receive(asked, answer_bytes, &mut work);
     }
 
@@ -147,19 +159,19 @@ impl Flow {
             let read = arrival.max(reader_free);
             let meanwhile = work(sent, read);
             reader_free = read + meanwhile.busy;
-            self.aside(read, &meanwhile);
+            self.aside(&meanwhile);
             acks.push_back((self.acknowledge(read), sent));
         }
         self.now = reader_free;
     }
 
-    fn aside(&mut self, at: Duration, meanwhile: &Meanwhile) {
+    /// An answer on another connection only takes its air time: what this one has sent meanwhile
+    /// keeps the link busy while the request is on its way.
+    fn aside(&mut self, meanwhile: &Meanwhile) {
         let (up, down) = (on_the_wire(meanwhile.up), on_the_wire(meanwhile.down));
         self.wire.up += up;
         self.wire.down += down;
-        if down > 0 {
-            self.down_free = self.down_free.max(at) + self.link.air_time(down);
-        }
+        self.down_free += self.link.air_time(down);
     }
 
     fn window(&self) -> u64 {
@@ -205,7 +217,8 @@ impl Flow {
     }
 }
 
-fn on_the_wire(bytes: u64) -> u64 {
+/// These bytes in full segments, with their headers.
+pub const fn on_the_wire(bytes: u64) -> u64 {
     bytes + bytes.div_ceil(SEGMENT_BYTES) * HEADER_BYTES
 }
 
@@ -249,6 +262,27 @@ mod tests {
         });
         let segments = IMAGE_BYTES.div_ceil(SEGMENT_BYTES) as u32;
         assert!(flow.now() >= segments * Duration::from_millis(10));
+    }
+
+    #[test]
+    fn an_answer_beside_a_stream_costs_its_air_time_and_no_round_trip() {
+        let link = SimLink::NB_IOT.with_window(32_768);
+        let time = |aside| {
+            let mut flow = link.flow();
+            let mut asked = 0;
+            flow.exchange(100, IMAGE_BYTES, |_, _| {
+                asked += 1;
+                let down = if asked % 100 == 0 { aside } else { 0 };
+                Meanwhile {
+                    down,
+                    ..Meanwhile::default()
+                }
+            });
+            flow.now()
+        };
+        let answers = IMAGE_BYTES.div_ceil(SEGMENT_BYTES) / 100;
+        let air_time = answers as u32 * link.air_time(on_the_wire(200));
+        assert_eq!(time(200) - time(0), air_time);
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! Runs a simulated device once against a real server and records the transfer.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use fota_client::DeviceClient;
 use fota_image::app::Chip;
 use fota_proto::DeviceId;
 use tokio::time::timeout;
 
-use super::{Exchange, Recorder, Trace, flash_work};
+use super::{Exchange, Recorder, Trace, flash_work, proven_flash_work};
 use crate::{
     board::{Board, StartError},
     console::Console,
-    device::{DeviceConfig, SimDevice},
+    device::{DeviceConfig, SimDevice, SimTrust},
     flash::SimFlash,
     link::SimLink,
     seed_device::{HttpError, Psk, SeedConfig, SeedDevice},
@@ -42,19 +42,23 @@ pub enum RecordError {
     NoUpdate,
 }
 
-/// Records the native device `id` updating itself to the image of `image_bytes` that the server
-/// has for it.
+/// Records the native device `id`, which follows `root`, updating itself to the image of
+/// `image_bytes` that the server has for it.
 pub async fn record_native(
     server: SocketAddr,
     id: DeviceId,
+    root: Arc<[u8]>,
     factory: SimFlash,
-    image_bytes: u64,
+    image_bytes: u32,
 ) -> Result<Trace, RecordError> {
     let recorder = Recorder::start(server).await?;
     let client = DeviceClient::new(&url(&recorder), Some(id.to_string()))?;
     let config = DeviceConfig {
         restart: Duration::ZERO,
         report_every: Duration::ZERO,
+        trust: SimTrust::Root(root),
+        // The whole image is what is compared.
+        patches: None,
         ..DeviceConfig::new(id)
     };
     let board = Board::new(factory, Chip::Esp32, true);
@@ -67,8 +71,8 @@ pub async fn record_native(
         recorder.take(),
         device.board().flash().with(|f| f.log().to_vec()),
     );
-    let work = flash_work(&log, Board::slots()[1]);
-    Ok(Trace::native(&exchanges, work, image_bytes))
+    let work = proven_flash_work(&log, Board::slots()[1], image_bytes);
+    Ok(Trace::native(&exchanges, work, image_bytes.into()))
 }
 
 /// Records the seed device `id` doing the same by the seed's API.

@@ -9,16 +9,24 @@ use fota_sim::{
     transfer::{Pace, record_native},
 };
 
-use crate::world::{IMAGE_BYTES, World, build, image};
+use crate::{
+    signed::{bundle, key, root},
+    world::{IMAGE_BYTES, World, build, image},
+};
 
 #[tokio::test]
 async fn native_path_sends_at_most_1_02_of_the_image() {
     let world = World::start().await;
-    let release = world.upload(&image("1.0.6")).await;
+    let releaser = key(2);
+    let root = root(&world, 1, &releaser).await;
+    let added = world.client.add_root(root.clone().into()).await;
+    added.expect("taken");
+    let release = world.upload(&bundle(&image("1.0.6"), 6, &releaser)).await;
     world.roll_out(&release, 300).await;
     let factory = factory_flash(&build(&Spec::new("1.0.5"))).expect("fits");
     let id = "d1".parse().expect("an id");
-    let trace = record_native(world.address, id, factory, IMAGE_BYTES as u64).await;
+    let bytes = IMAGE_BYTES as u32;
+    let trace = record_native(world.address, id, root.into(), factory, bytes).await;
     let trace = trace.expect("recorded");
     assert_eq!(trace.image_requests(), 1, "one stream, no ranges");
     let pace = Pace {

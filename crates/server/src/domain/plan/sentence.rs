@@ -171,9 +171,11 @@ fn stop(plan: &RolloutPlan, failures_max: Option<u32>, rollback: bool) -> Option
             format!("more than {max} failures among at least {sample} devices")
         }),
         plan.given.gates.sequential.as_ref().map(|test| {
+            let unwell = gates.unwell.iter().map(|bound| format!(", {bound}"));
             format!(
-                "more failures than among the devices not updated yet (wrong at most {} of the \
+                "more failures{} than among the devices not updated yet (wrong at most {} of the \
                  time)",
+                unwell.collect::<String>(),
                 test.false_stop
             )
         }),
