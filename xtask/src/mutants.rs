@@ -281,7 +281,7 @@ fn found_in(dir: &Path, mutant: &Mutant) -> Result<Option<String>> {
     }
     let said = String::from_utf8_lossy(&ended.stdout);
     match (
-        output.status.success(),
+        ended.status.success(),
         said.lines().find(|line| line.contains(FOUND)),
     ) {
         (true, _) => Ok(None),
