@@ -4,9 +4,10 @@ import { api, blemishes, equal, holds, until } from './tests.mjs';
 const DEVICES = 24;
 const STORY_MS = 180_000;
 const JS_BYTES_MAX = 60 * 1024, PAGE_BYTES_MAX = 150 * 1024;
+const origin = (page) => new URL(page.url()).origin;
 export const SCREENS = ['/', '/devices', '/devices/ESP32-005?rollout=2', '/releases', '/releases/1', '/rollouts', '/rollouts/r-2',
-  '/rollouts/new?release=1&all=1&failures_max=2', '/activity', '/activity/reasons', '/activity/audit', '/settings', '/connect',
-  '/reference', '/rollouts/r-4/pause'];
+  '/rollouts/new?release=1&all=1&failures_max=2&canary=1&waves=10+100&between=1h&download=02:00-05:00&zone=Europe/Berlin', '/activity', '/activity/reasons', '/activity/audit', '/settings', '/connect',
+  '/reference', '/rollouts/r-4/pause', '/bulk/hold?to=ESP32-001&to=ESP32-002'];
 
 // While the story runs: what changes is seen without a reload.
 export async function live(tests, address) {
@@ -141,32 +142,70 @@ async function rollouts(tests, page, go) {
   });
   await tests.criterion('AC5.2', 'the sentence changes with every entry', async () => {
     await go('/rollouts/new?release=1&devices=ESP32-099');
+    await page.locator('.section').evaluateAll((sections) => sections.forEach((section) => { section.open = true; }));
     const sentence = () => page.getByTestId('sentence').textContent();
     const seen = [await sentence()];
+    const fill = (name, text) => () => page.getByTestId(`in-${name}`).fill(text);
+    const check = (name) => () => page.getByTestId(`in-${name}`).check();
     const entries = [
-      () => page.getByTestId('release').selectOption('2'),
-      () => page.getByTestId('to-devices').fill('ESP32-099 ESP32-098'),
-      () => page.getByTestId('failures-max').fill('3'),
-      () => page.getByTestId('rollback-on-failure').check(),
-      () => page.getByTestId('trial').fill('45'),
-      () => page.getByTestId('all').check(),
+      () => page.getByTestId('in-release').selectOption('2'),
+      fill('devices', 'ESP32-099 ESP32-098'), fill('filter', 'chip == esp32 or has tag.site'),
+      fill('failures_max', '3'), fill('failure_percent', '5'), check('rollback_on_failure'), check('sequential'),
+      fill('canary', '2'), fill('waves', '10 50 100'), fill('between', '30m'), fill('soak', '10m'), fill('healthy_percent', '95'),
+      fill('parallel', '20'), fill('starts_per_minute', '60'), fill('bytes_per_s', '100000'),
+      fill('download', 'mon-fri 22:00-06:00'), fill('install', '02:00-05:00'), fill('zone', 'Europe/Berlin'),
+      fill('starts_at', '2030-01-02T03:04'), fill('ends_at', '2031-01-02T03:04'),
+      fill('via', '1.0.4'), fill('trial_s', '45'), check('retry'), check('approval'), check('allow_product_change'), check('all'),
     ];
     for (const enter of entries) {
       await enter();
-      seen.push(await until('another sentence', async () => { const text = await sentence(); return text !== seen.at(-1) && text; }));
+      seen.push(await until(`another sentence than ${seen.at(-1)}`, async () => { const text = await sentence(); return text !== seen.at(-1) && text; }));
     }
+    const known = await page.locator('[data-testid^=in-]').count();
+    equal(entries.length, known, 'inputs tried');
     equal(new Set(seen).size, seen.length, 'different sentences');
+    return `${entries.length} inputs; at last: ${seen.at(-1)}`;
+  });
+  await tests.criterion('AC5.5', 'outside its window it tells the next start in the fleet\'s zone and in the browser\'s', async () => {
+    const other = await tests.page(origin(page), { timezoneId: 'America/New_York', storageState: await page.context().storageState() });
+    // A window of one hour, twelve hours from now in Berlin.
+    const hour = (Number(new Intl.DateTimeFormat('en-GB', { hour: '2-digit', timeZone: 'Europe/Berlin' }).format()) + 12) % 24;
+    const two = (number) => String(number % 24).padStart(2, '0');
+    await other.goto(`${origin(page)}/rollouts/new?release=1&all=1&zone=Europe/Berlin&download=${two(hour)}:00-${two(hour + 1)}:00`);
+    const fleet = await other.getByTestId('clock-fleet').textContent();
+    const local = await other.getByTestId('clock-here').textContent();
+    const moment = Date.parse(await other.getByTestId('clock-here').getAttribute('datetime'));
+    const clock = (timeZone) => `${new Date(moment).toLocaleString('sv-SE', { dateStyle: 'short', timeStyle: 'short', timeZone })} ${timeZone}`;
+    equal([fleet, local], [clock('Europe/Berlin'), clock('America/New_York')], 'the two clocks');
+    holds(fleet.includes(` ${two(hour)}:00 `), fleet);
+    await other.context().close();
+    return `${fleet} = ${local}`;
+  });
+  await tests.criterion('AC5.1', 'a filter that is none is marked where it is wrong, while one types', async () => {
+    await go('/rollouts/new?release=1');
+    await page.getByTestId('in-filter').fill('chip == esp32 and vesion < 2');
+    await page.getByTestId('misread').waitFor();
+    equal(await page.getByTestId('misread').locator('mark').textContent(), 'vesion', 'what is marked');
+    holds((await page.getByTestId('misread').textContent()).includes('character 19'), await page.getByTestId('misread').textContent());
+    await page.getByTestId('in-filter').fill('id == ESP32-003 or id == ESP32-004');
+    await page.getByTestId('sentence').waitFor();
+    const counted = Number(await page.getByTestId('matched').textContent()) + Number(await page.getByTestId('excluded').textContent());
+    equal(counted, 2, 'devices that the filter names');
   });
   await tests.criterion('AC5.6', 'the back button keeps what was entered', async () => {
     await go('/rollouts/new');
-    await page.getByTestId('release').selectOption('2');
-    await page.getByTestId('failures-max').fill('7');
-    await page.waitForURL('**failures_max=7**');
+    await page.getByTestId('in-release').selectOption('2');
+    await page.getByTestId('in-failures_max').fill('7');
+    await page.getByText('Step by step').click();
+    await page.getByTestId('in-waves').fill('10 100');
+    await page.waitForURL('**failures_max=7&waves=10+100');
     await page.getByRole('link', { name: 'Devices', exact: true }).click();
     await page.waitForURL('**/devices');
     await page.goBack();
-    equal(await page.getByTestId('failures-max').inputValue(), '7', 'the limit');
-    equal(await page.getByTestId('release').inputValue(), '2', 'the release');
+    equal(await page.getByTestId('in-failures_max').inputValue(), '7', 'the limit');
+    equal(await page.getByTestId('in-waves').inputValue(), '10 100', 'the waves');
+    holds(await page.getByTestId('in-waves').isVisible(), 'the section is closed');
+    equal(await page.getByTestId('in-release').inputValue(), '2', 'the release');
   });
   await tests.criterion('AC6.1', 'the screen of a rollout that paused itself tells the rule and the numbers', async () => {
     await go('/rollouts/r-2');

@@ -7,7 +7,7 @@ import { api, equal, holds, until } from './tests.mjs';
 
 const POLL_S = 1;
 
-class Own {
+export class Own {
   constructor(fota) {
     this.fota = fota;
     this.data = mkdtempSync(join(tmpdir(), 'fota-browser-'));
@@ -15,7 +15,11 @@ class Own {
   }
 
   run(args, env = {}) {
-    const child = spawn(this.fota, args, { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, ...env } });
+    const child = spawn(this.fota, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
+    // Both are read to their end, or a chatty child would wait for ever.
+    child.said = '';
+    child.stderr.on('data', (bytes) => { child.said += bytes; });
+    child.stdout.resume();
     this.children.add(child);
     child.on('exit', () => this.children.delete(child));
     return child;

@@ -16,11 +16,12 @@ use crate::tools;
 const START_SECONDS_MAX: u32 = 30;
 
 /// The files that a browser runs with: the tests and the screenshots, each with its parts.
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 6] = [
     "browser.mjs",
     "browser/tests.mjs",
     "browser/demo.mjs",
     "browser/own.mjs",
+    "browser/plan.mjs",
     "browser/screenshots.mjs",
 ];
 

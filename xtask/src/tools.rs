@@ -54,10 +54,12 @@ pub fn pycose() -> Result<PathBuf> {
     Ok(python)
 }
 
-/// The driver of the browser test, from npm, without the browser it would download.
+/// What the browser test needs from npm: the driver, without the browser it would download, and a
+/// judge of JSON Schemas (ajv, MIT).
 pub fn playwright() -> Result<PathBuf> {
     let dir = target().join("playwright");
-    if !dir.join("node_modules/playwright-core").is_dir() {
+    let is_there = |package: &&str| dir.join("node_modules").join(package).is_dir();
+    if !["playwright-core", "ajv"].iter().all(is_there) {
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         std::fs::write(dir.join("package.json"), "{\"private\":true}\n")?;
         let mut npm = command("npm");
@@ -69,6 +71,7 @@ pub fn playwright() -> Result<PathBuf> {
             "--no-fund",
             "--silent",
             "playwright-core@1",
+            "ajv@8",
         ]))?;
     }
     Ok(dir)

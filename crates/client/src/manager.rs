@@ -6,10 +6,10 @@ use fota_proto::{
     manager::{
         ClaimsAccepted, CredentialRequest, Delta, DeltaRequest, Device, DeviceCredential,
         DeviceTags, DryRun, EnrolmentKey, EnrolmentKeyRequest, Event, FleetSummary, Group,
-        GroupDevices, GroupRequest, GroupRule, NewCredential, NewEnrolmentKey, Page, Preview,
-        ProductSecureBoot, ReEnrolment, ReasonBody, Release, ReleaseUpload, RollbackAccepted,
-        RollbackRequest, Rollout, RolloutDetail, RolloutRequest, SecureBootKeys, ServerInfo,
-        TagsRequest, Why,
+        GroupDevices, GroupRequest, GroupRule, NewCredential, NewEnrolmentKey, Page, PinRequest,
+        Preview, ProductSecureBoot, ReEnrolment, ReasonBody, Release, ReleaseUpload,
+        RollbackAccepted, RollbackRequest, Rollout, RolloutDetail, RolloutRequest, SecureBootKeys,
+        ServerInfo, TagsRequest, Why,
     },
 };
 use futures_util::stream;
@@ -37,6 +37,9 @@ pub struct DeviceFilter {
     /// Only devices in this state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Only devices of which this holds (docs/filter.md).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
 }
 
 /// Which events to list; empty means all.
@@ -214,6 +217,27 @@ impl Client {
             &Unblock { release },
         )
         .await
+    }
+
+    /// Never offers a release to a device until it is unblocked there.
+    pub async fn block(&self, device: &str, release: &str) -> Result<Device> {
+        self.post(
+            &format!("/api/v1/devices/{}/block", segment(device)),
+            &Unblock { release },
+        )
+        .await
+    }
+
+    /// Pins a device to a release, or to none at all.
+    pub async fn pin(&self, device: &str, request: &PinRequest) -> Result<Device> {
+        self.post(&format!("/api/v1/devices/{}/pin", segment(device)), request)
+            .await
+    }
+
+    /// Lets a device take releases again as rollouts bring them.
+    pub async fn unpin(&self, device: &str) -> Result<()> {
+        self.delete(&format!("/api/v1/devices/{}/pin", segment(device)))
+            .await
     }
 
     /// The credentials of a device, oldest first; secrets are never told.

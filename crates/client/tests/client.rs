@@ -103,6 +103,7 @@ async fn a_list_is_read_to_its_last_page() {
     }
     let client = client(&serve(Router::new().route("/api/v1/devices", get(page))).await);
     let filter = DeviceFilter {
+        filter: None,
         group: Some("lab".to_owned()),
         state: None,
     };

@@ -310,6 +310,12 @@ pub struct StatusArgs {
     /// Only this group
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
+    /// Only those whose newest attempt is in this state, e.g. failed
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<String>,
+    /// Only those of which this holds, e.g. "chip == esp32 and has tag.site" (docs/filter.md)
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Option<String>,
     /// Only these devices
     pub devices: Vec<String>,
 }
@@ -428,6 +434,28 @@ pub enum DeviceCommand {
         /// Tags
         #[arg(required = true, value_name = "NAME=VALUE")]
         tags: Vec<String>,
+    },
+    /// Let a device take one release and no other, or, without one, none at all
+    Pin {
+        /// Device
+        device: String,
+        /// Version or number
+        release: Option<String>,
+        /// Why
+        #[arg(long, value_name = "R", default_value = "")]
+        reason: String,
+    },
+    /// Let a device take releases again as rollouts bring them
+    Unpin {
+        /// Device
+        device: String,
+    },
+    /// Never offer a release to a device, until it is unblocked there
+    Block {
+        /// Device
+        device: String,
+        /// Version or number
+        release: String,
     },
     /// Let a release be offered again to a device that went back from it
     Unblock {

@@ -76,6 +76,9 @@ pub struct Args {
     /// Length of that firmware
     #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
     pub firmware_bytes: u32,
+    /// A version that panics on them, so that they go back (native protocol)
+    #[arg(long, value_name = "VERSION")]
+    pub panics_on: Option<String>,
     /// What they seal their check-ins with (native protocol)
     #[arg(long, value_enum, default_value_t)]
     pub identity: Identity,
@@ -222,6 +225,7 @@ impl Args {
             identity: self.fleet_identity()?,
             trust: trust(&self.trust)?,
             patches: self.patches.profile(),
+            panics_on: self.panics_on.clone(),
         })
     }
 

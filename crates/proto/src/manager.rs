@@ -183,6 +183,39 @@ pub struct Device {
     /// The head of the release log that it saw last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub log: Option<SeenHead>,
+    /// What an operator has pinned it to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pin: Option<Pin>,
+    /// The last 48 half hours, oldest first: `1` where it checked in, `0` where not.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub heard: String,
+}
+
+/// A device that takes one release and no other, or none at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pin {
+    /// The release; absent: none at all.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub release: Option<i64>,
+    /// Version of that release.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: i64,
+}
+
+/// Body of `POST /api/v1/devices/{id}/pin`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PinRequest {
+    /// Release: its id, or its version where only one release has it; absent: none at all.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub release: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// How long ago a device was seen, in its own poll intervals.

@@ -64,6 +64,8 @@ pub struct FleetConfig {
     pub identity: FleetIdentity,
     /// The patches that the native ones apply, where they take orders not from anybody.
     pub patches: Option<PatchProfile>,
+    /// A version that panics on the native ones.
+    pub panics_on: Option<String>,
 }
 
 /// What the devices of a fleet prove themselves with.
@@ -215,6 +217,7 @@ impl FleetConfig {
             poll_max: self.poll.unwrap_or(config.poll_max),
             trust: self.trust.clone(),
             patches: self.patches,
+            panics_on: self.panics_on.clone(),
             ..config
         }
     }

@@ -3,7 +3,7 @@
 use fota_client::DeviceFilter;
 use fota_proto::{
     AttemptState,
-    manager::{Device, Event, Presence, RollbackState, TagsRequest, Why, WhyRule},
+    manager::{Device, Event, PinRequest, Presence, RollbackState, TagsRequest, Why, WhyRule},
 };
 
 use crate::{
@@ -52,6 +52,25 @@ pub async fn run(context: &Context, command: DeviceCommand) -> Result {
         DeviceCommand::EnrolmentKey(command) => {
             device_identity::enrolment_key(context, command).await?;
         }
+        DeviceCommand::Pin {
+            device,
+            release,
+            reason,
+        } => {
+            let request = PinRequest { release, reason };
+            pinned(context, &client.pin(&device, &request).await?);
+        }
+        DeviceCommand::Unpin { device } => {
+            client.unpin(&device).await?;
+            pinned(context, &client.device(&device).await?);
+        }
+        DeviceCommand::Block { device, release } => {
+            let release = context.release(&release).await?;
+            let after = client.block(&device, &release.id.to_string()).await?;
+            let line = format!("{} is not offered to {device}", release.version);
+            context.out.verdict(Mark::Good, &line);
+            context.out.document("fota.device/1", &after);
+        }
         DeviceCommand::Unblock { device, release } => {
             let release = context.release(&release).await?;
             let after = client.unblock(&device, &release.id.to_string()).await?;
@@ -61,6 +80,19 @@ pub async fn run(context: &Context, command: DeviceCommand) -> Result {
         }
     }
     Ok(())
+}
+
+/// What a device may take from now on.
+fn pinned(context: &Context, device: &Device) {
+    let line = match &device.pin {
+        Some(pin) => match &pin.version {
+            Some(version) => format!("{} takes {version} and no other release", device.id),
+            None => format!("{} takes no release", device.id),
+        },
+        None => format!("{} takes releases as rollouts bring them", device.id),
+    };
+    context.out.verdict(Mark::Good, &text::plain(&line));
+    context.out.document("fota.device/1", device);
 }
 
 /// `NAME=VALUE` sets a tag, `NAME=` takes it away.
@@ -113,7 +145,13 @@ pub async fn list(context: &Context, args: &StatusArgs) -> Result {
     let devices = match args.devices.as_slice() {
         [] => {
             let group = args.group.clone();
-            client.devices(&DeviceFilter { group, state: None }).await?
+            let (state, filter) = (args.state.clone(), args.filter.clone());
+            let wanted = DeviceFilter {
+                group,
+                state,
+                filter,
+            };
+            client.devices(&wanted).await?
         }
         named => {
             let mut devices = Vec::new();

@@ -225,6 +225,8 @@ pub mod tests {
             root_version: None,
             epoch: None,
             log: None,
+            pin: None,
+            heard: String::new(),
         }
     }
 

@@ -385,6 +385,7 @@ impl Devices {
             identity: FleetIdentity::default(),
             trust: SimTrust::FirstUse,
             patches: Some(PatchProfile::Default),
+            panics_on: None,
         };
         let inside = runtime.inner().enter();
         let fleet = Fleet::start(&config, &Console::silent()).expect("a fleet");

@@ -47,7 +47,7 @@ fn a_plan_from_a_file_is_played_through_started_and_drives_itself() {
         .fota(&["rollout", "plan", "-f", "plan.toml", "--yes"])
         .exits(0);
     let said = "Bring 1.0.6 to all: first 2 devices, then all, each once 90 % of those that \
-         started before are proven healthy for 1s; 1 failure pause";
+         started before are proven healthy for 1s; it pauses after 1 failure";
     started.complains(said);
     server
         .fota(&["device", "why", "ESP32-001"])

@@ -366,6 +366,15 @@ impl Percent {
         }
     }
 
+    /// A share that is none, NaN too, is not in the range.
+    fn of(percent: f64) -> Option<Self> {
+        let hundredths = (percent * 100.0).round();
+        let is_share = (0.0..=10_000.0).contains(&hundredths);
+        is_share.then_some(Self {
+            hundredths: hundredths as u16,
+        })
+    }
+
     /// 0 to 10,000.
     pub fn hundredths(self) -> u32 {
         u32::from(self.hundredths)
@@ -388,6 +397,17 @@ impl fmt::Display for Percent {
     }
 }
 
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.strip_suffix('%').unwrap_or(text).trim();
+        let percent: Option<f64> = digits.parse().ok();
+        let share = percent.and_then(Self::of);
+        share.ok_or_else(|| format!("{text:?} is no percent: give 0 to 100"))
+    }
+}
+
 impl Serialize for Percent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.hundredths % 100 {
@@ -400,15 +420,8 @@ impl Serialize for Percent {
 impl<'de> Deserialize<'de> for Percent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let percent = f64::deserialize(deserializer)?;
-        let hundredths = (percent * 100.0).round();
-        // A share that is not one, NaN too, is not in the range.
-        if !(0.0..=10_000.0).contains(&hundredths) {
-            let wrong = format!("{percent} is no percent: give 0 to 100");
-            return Err(de::Error::custom(wrong));
-        }
-        Ok(Self {
-            hundredths: hundredths as u16,
-        })
+        let wrong = || de::Error::custom(format!("{percent} is no percent: give 0 to 100"));
+        Self::of(percent).ok_or_else(wrong)
     }
 }
 

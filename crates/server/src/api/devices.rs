@@ -11,9 +11,13 @@ use super::{
 use crate::{
     AppState,
     auth::{By, Record},
-    domain::model::NewEvent,
+    domain::{
+        filter::{Filter, FilterError},
+        model::NewEvent,
+    },
     service::{
         self, commit_by,
+        population::listed,
         rollouts::{device_id, find_release},
         view,
     },
@@ -29,6 +33,8 @@ pub struct DeviceQuery {
     pub group: Option<String>,
     /// Only devices whose newest attempt is in this state, e.g. `failed` or `failed:no_space`.
     pub state: Option<String>,
+    /// Only devices of which this holds, e.g. `chip == esp32 and has tag.site`.
+    pub filter: Option<String>,
     /// `next` of the page before.
     pub after: Option<String>,
     /// Rows, 1 to 1,000; 100 if absent.
@@ -52,8 +58,9 @@ pub async fn list(
     if let Some(after) = &query.after {
         device_id("after", after)?;
     }
+    let meant = query.filter.as_deref().map(filter_of).transpose()?;
     state.fleet.flush(&state.store).await?;
-    let filter = DeviceFilter {
+    let mut filter = DeviceFilter {
         group: query.group,
         state: query.state,
         after: query.after.unwrap_or_default(),
@@ -61,13 +68,30 @@ pub async fn list(
     };
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
+    let found = match meant {
+        None => tx.devices(&filter).await?,
+        Some(meant) => {
+            filter.limit = i64::MAX;
+            let ids = listed(&mut tx, &plan, &meant).await?;
+            let mut found = tx.devices(&filter).await?;
+            found.retain(|device| ids.contains(&device.id));
+            found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+            found
+        }
+    };
     let mut items = Vec::new();
-    for device in tx.devices(&filter).await? {
+    for device in found {
         items.push(view::device(&state, &mut tx, &plan, &device).await?);
     }
     Ok(Json(page(items, limit, |device: &Device| {
         device.id.clone()
     })))
+}
+
+/// A filter in a request.
+pub fn filter_of(text: &str) -> Result<Filter, Refusal> {
+    let refused = |error: FilterError| Refusal::field("filter", error.to_string());
+    text.parse().map_err(refused)
 }
 
 /// A state, or the word before its colon.
@@ -97,7 +121,7 @@ pub async fn show(
     read(&state, id.as_str()).await.map(Json)
 }
 
-async fn read(state: &AppState, id: &str) -> Result<Device, Refusal> {
+pub(super) async fn read(state: &AppState, id: &str) -> Result<Device, Refusal> {
     let mut tx = state.store.read().await?;
     let found = tx.device(id).await?;
     let device = found.ok_or_else(|| Refusal::not_found(format!("device {id:?}")).of("id"))?;
@@ -150,6 +174,49 @@ pub async fn events(
 pub struct Unblock {
     /// Release: its id, or its version where only one release has it.
     pub release: String,
+}
+
+/// Body of the block call.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Block {
+    /// Release: its id, or its version where only one release has it.
+    pub release: String,
+}
+
+/// Never offers a release to a device, until it is unblocked there.
+#[utoipa::path(post, path = "/api/v1/devices/{id}/block", tag = "devices",
+    params(("id" = String, Path, description = "Device id")), request_body = Block,
+    responses((status = 200, body = Device), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn block(
+    State(state): State<AppState>,
+    by: By,
+    Segment(id): Segment,
+    JsonBody(body): JsonBody<Block>,
+) -> Result<Json<Device>, Refusal> {
+    let id = device_id("id", &id)?;
+    let mut tx = state.store.write().await?;
+    if tx.device(id.as_str()).await?.is_none() {
+        return Err(Refusal::not_found(format!("device {id}")).of("id"));
+    }
+    let release = find_release(&mut tx, &body.release).await?;
+    let now = state.now_ms();
+    tx.block(id.as_str(), release.id, "operator", now).await?;
+    let event = NewEvent {
+        kind: "device.blocked".to_owned(),
+        device: Some(id.to_string()),
+        release: Some(release.id),
+        actor: "operator",
+        text: format!("{} is not offered here", release.version),
+        ..NewEvent::default()
+    };
+    let record = Record::new(
+        "device.blocked",
+        format!("device:{id}"),
+        format!("release:{} {}", release.id, event.text),
+    );
+    commit_by(&state, tx, &by, record, &[event], true).await?;
+    read(&state, id.as_str()).await.map(Json)
 }
 
 /// Lets a release be offered to a device again on which it was rolled back.

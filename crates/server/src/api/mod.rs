@@ -18,6 +18,7 @@ pub mod health;
 pub mod log;
 pub mod openapi;
 pub mod page;
+pub mod pins;
 pub mod problem;
 pub mod products;
 pub mod releases;
@@ -70,6 +71,7 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/healthz", Access::Open),
     ("GET", "/readyz", Access::Open),
     ("GET", "/api/openapi.json", Access::Open),
+    ("GET", "/api/schemas/{name}", Access::Open),
     ("POST", "/d/v1/check-in", Access::Open),
     ("POST", "/d/v1/enrol", Access::Open),
     ("GET", "/d/v1/blobs/{sha256}", Access::Open),
@@ -90,7 +92,10 @@ pub const ROUTES: &[Route] = &[
     ("GET", "/api/v1/devices/{id}", VIEWER),
     ("GET", "/api/v1/devices/{id}/events", VIEWER),
     ("GET", "/api/v1/devices/{id}/why", VIEWER),
+    ("POST", "/api/v1/devices/{id}/block", OPERATOR),
     ("POST", "/api/v1/devices/{id}/unblock", OPERATOR),
+    ("POST", "/api/v1/devices/{id}/pin", OPERATOR),
+    ("DELETE", "/api/v1/devices/{id}/pin", OPERATOR),
     ("POST", "/api/v1/devices/{id}/tags", OPERATOR),
     ("GET", "/api/v1/devices/{id}/credentials", VIEWER),
     ("POST", "/api/v1/devices/{id}/credentials", OPERATOR),
@@ -204,6 +209,8 @@ pub const WEB_ROUTES: &[Route] = &[
     ("GET", "/assets/{name}", Access::Open),
     ("GET", "/devices", Access::Screen(Role::Viewer)),
     ("GET", "/devices.csv", Access::Screen(Role::Viewer)),
+    ("GET", "/bulk/{action}", SCREEN_OPERATOR),
+    ("POST", "/bulk/{action}", SCREEN_OPERATOR),
     ("GET", "/devices/{id}", Access::Screen(Role::Viewer)),
     ("GET", "/devices/{id}/{action}", SCREEN_OPERATOR),
     ("POST", "/devices/{id}/{action}", SCREEN_OPERATOR),
@@ -262,6 +269,7 @@ fn open() -> Router<AppState> {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/api/openapi.json", get(openapi::document))
+        .route("/api/schemas/{name}", get(openapi::schema))
 }
 
 /// What needs no token because it is for devices, which trust signatures and digests and are
@@ -294,7 +302,12 @@ fn manager() -> Router<AppState> {
         .route("/api/v1/devices/{id}", get(devices::show))
         .route("/api/v1/devices/{id}/events", get(devices::events))
         .route("/api/v1/devices/{id}/why", get(devices::why))
+        .route("/api/v1/devices/{id}/block", post(devices::block))
         .route("/api/v1/devices/{id}/unblock", post(devices::unblock))
+        .route(
+            "/api/v1/devices/{id}/pin",
+            post(pins::pin).delete(pins::unpin),
+        )
         .route("/api/v1/devices/{id}/tags", post(tags::change))
         .route("/api/v1/groups", get(groups::list).post(groups::create))
         .route("/api/v1/groups/{name}", delete(groups::remove))

@@ -16,6 +16,7 @@ pub mod health;
 pub mod hex;
 pub mod history;
 pub mod identity;
+pub mod kind;
 pub mod log;
 pub mod model;
 pub mod notify;

@@ -167,6 +167,33 @@ impl Traits for Traited<'_> {
 }
 
 impl Device {
+    /// A device of which nothing is known but how it speaks.
+    pub fn blank(protocol: Protocol) -> Self {
+        Self {
+            id: String::new(),
+            protocol,
+            chip: None,
+            chip_revision: None,
+            project: None,
+            version: None,
+            elf: None,
+            confirmed: None,
+            slot: None,
+            slots: Vec::new(),
+            rollback_slot: None,
+            reset: None,
+            warning: None,
+            trust: Trust::default(),
+            patches: None,
+            attributes: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            waits: None,
+            crashed_at: None,
+            first_seen: 0,
+            last_seen: 0,
+        }
+    }
+
     /// Whether a rollback order has something to boot; nobody knows for a seed device, so it may
     /// be asked.
     pub fn rollback_available(&self) -> bool {
@@ -197,6 +224,19 @@ pub struct Slot {
     pub state: SlotState,
     pub elf: Option<Sha256>,
     pub version: Option<String>,
+}
+
+impl Slot {
+    /// A slot of which only its size is known.
+    pub fn with_room(bytes: u32) -> Self {
+        Self {
+            slot: 0,
+            bytes,
+            state: SlotState::Empty,
+            elf: None,
+            version: None,
+        }
+    }
 }
 
 /// What one check-in says, whatever protocol it came by.
@@ -366,6 +406,17 @@ impl Target {
             .chain(self.devices.iter().cloned())
             .collect()
     }
+
+    /// The targets for people: at most a few of them.
+    pub fn shown(&self) -> String {
+        const SHOWN_MAX: usize = 5;
+        let mut texts = self.to_texts();
+        if let Some(more @ 1..) = texts.len().checked_sub(SHOWN_MAX) {
+            texts.truncate(SHOWN_MAX);
+            texts.push(format!("{more} more"));
+        }
+        texts.join(", ")
+    }
 }
 
 /// Whether a rollout offers, as stored; `complete` follows from the counts.
@@ -379,6 +430,22 @@ pub enum Standing {
     Aborted,
     /// A newer rollout of the same product to the same targets took its place.
     Superseded,
+}
+
+/// What an operator has pinned a device to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pin {
+    /// The release that it may take; none: it takes no release.
+    pub release: Option<i64>,
+    pub reason: String,
+    pub at: i64,
+}
+
+impl Pin {
+    /// Whether the device may take the release.
+    pub fn lets(&self, release: i64) -> bool {
+        self.release == Some(release)
+    }
 }
 
 /// A rollout as stored.
@@ -572,6 +639,17 @@ impl Plan {
     /// Patches to the release.
     pub fn deltas(&self, release: i64) -> &[Delta] {
         self.deltas.get(&release).map_or(&[], Vec::as_slice)
+    }
+
+    /// Groups whose rule holds of a device, beside those that it is listed in.
+    pub fn joined<'a>(&'a self, device: &'a Traited) -> impl Iterator<Item = &'a str> {
+        let holds = |rule: &&GroupRule| {
+            let filter = rule.filter.as_ref();
+            filter.is_some_and(|filter| filter.matches(device))
+                && !device.groups.contains(&rule.name)
+        };
+        let joined = self.groups.iter().filter(holds);
+        joined.map(|rule| rule.name.as_str())
     }
 
     /// The release that carries this ELF digest.

@@ -8,6 +8,7 @@
 //! | `withdrawn` | the release was withdrawn; older rollouts are asked |
 //! | `paused`, `approval` | waits for a person |
 //! | `dates` | waits for the start; after the end nothing is offered |
+//! | `pinned` | held by an operator, or pinned to another release; then older rollouts are asked |
 //! | `fits` | left out: other chip, revision, product, or no room |
 //! | `installed`, `blocked`, `trusted` | left out |
 //! | `via` | must pass through an earlier release, which is then what is offered |
@@ -17,7 +18,7 @@
 //! | `parallel`, `starts`, `bytes` | waits for a free place |
 //!
 //! For an attempt that is under way ([`AGAIN`]): `withdrawn`, `blocked`, `held` (a breach holds it
-//! back), `trusted`, `download`, and where it stalled the limits again.
+//! back), `pinned`, `trusted`, `download`, and where it stalled the limits again.
 
 use std::borrow::Cow;
 
@@ -26,7 +27,7 @@ use fota_proto::{AttemptState, SkipReason};
 use super::{
     filter::version_order,
     fit::fits,
-    model::{Attempt, Device, Plan, Release, Rollout, Standing},
+    model::{Attempt, Device, Pin, Plan, Release, Rollout, Standing},
     plan::{Reach, bucket, share},
     step::Facts,
     trust::takes,
@@ -93,6 +94,7 @@ pub const FIRST: &[Rule] = &[
     ("paused", paused),
     ("approval", approval),
     ("dates", dates),
+    ("pinned", pinned),
     ("fits", fits_device),
     ("installed", installed),
     ("blocked", blocked),
@@ -112,6 +114,7 @@ pub const AGAIN: &[Rule] = &[
     ("withdrawn", again_withdrawn),
     ("blocked", again_blocked),
     ("held", held),
+    ("pinned", again_pinned),
     ("trusted", again_trusted),
     ("download", again_download),
     ("install", first_install),
@@ -193,6 +196,37 @@ fn dates(asked: &Asked) -> Verdict {
         Some(_) => pass("it has started and not ended"),
         None => pass("it has no end"),
     }
+}
+
+fn pinned(asked: &Asked) -> Verdict {
+    match &asked.facts.pin {
+        None => pass("it is not pinned"),
+        Some(pin) if pin.lets(asked.release.id) => pass("it is pinned to this release"),
+        // What it is pinned to may be what an older rollout brings.
+        Some(pin) if pin.release.is_some() => Verdict::Leave(pin_text(asked, pin).into()),
+        Some(pin) => hold(pin_text(asked, pin), None),
+    }
+}
+
+fn again_pinned(asked: &Asked) -> Verdict {
+    match &asked.facts.pin {
+        Some(pin) if !pin.lets(asked.release.id) => hold(pin_text(asked, pin), None),
+        _ => pass("no pin is against it"),
+    }
+}
+
+fn pin_text(asked: &Asked, pin: &Pin) -> String {
+    let release = pin.release.and_then(|id| asked.plan.releases.get(&id));
+    let to = match (release, pin.release) {
+        (Some(release), _) => format!("it is pinned to {}", release.version),
+        (None, Some(id)) => format!("it is pinned to release {id}"),
+        (None, None) => "an operator holds it".to_owned(),
+    };
+    let why = match pin.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    format!("{to}{why}: unpin it")
 }
 
 fn fits_device(asked: &Asked) -> Verdict {

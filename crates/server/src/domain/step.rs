@@ -14,7 +14,7 @@ use super::{
     delta::{self, Offered, Wanted},
     history,
     model::{
-        Attempt, Device, GroupRule, NewEvent, Plan, Release, Report, RollbackOrder, RollbackState,
+        Attempt, Device, NewEvent, Pin, Plan, Release, Report, RollbackOrder, RollbackState,
         Traited, Trust,
     },
     rules::{Budget, Load},
@@ -42,6 +42,8 @@ pub struct Facts {
     pub rollback: Option<RollbackOrder>,
     /// Releases blocked on it.
     pub blocked: BTreeSet<i64>,
+    /// What an operator has pinned it to.
+    pub pin: Option<Pin>,
     /// What operators said of it.
     pub tags: BTreeMap<String, String>,
     /// What others do in the rollouts that may start it.
@@ -472,12 +474,7 @@ pub fn join_groups(facts: &mut Facts, plan: &Plan, device: &Device) {
         groups: &facts.groups,
         tags: &facts.tags,
     };
-    let holds = |rule: &&GroupRule| {
-        let filter = rule.filter.as_ref();
-        filter.is_some_and(|filter| filter.matches(&traits)) && !traits.groups.contains(&rule.name)
-    };
-    let joined = plan.groups.iter().filter(holds);
-    let joined: Vec<String> = joined.map(|rule| rule.name.clone()).collect();
+    let joined: Vec<String> = plan.joined(&traits).map(str::to_owned).collect();
     facts.groups.extend(joined);
 }
 

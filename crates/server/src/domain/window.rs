@@ -51,6 +51,12 @@ impl Zone {
         let at = self.0.to_ambiguous_timestamp(time).compatible().ok()?;
         Some(at.as_millisecond())
     }
+
+    /// What a clock of this zone shows then: `2026-12-01 22:00`.
+    pub fn clock(&self, at_ms: i64) -> String {
+        let time = self.0.to_datetime(timestamp(at_ms));
+        time.strftime("%Y-%m-%d %H:%M").to_string()
+    }
 }
 
 impl FromStr for Zone {

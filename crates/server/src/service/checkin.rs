@@ -69,7 +69,10 @@ async fn store(
         state.fleet.saw(device, step.device.last_seen);
         return Ok(plan.generation);
     }
-    tx.put_device(&step.device).await?;
+    tx.put_device(&step.device, &facts.groups, &facts.tags)
+        .await?;
+    // The half hour of it is noted with the next flush.
+    state.fleet.saw(device, step.device.last_seen);
     for change in &step.changes {
         match change {
             Change::Begin(attempt) => tx.insert_attempt(attempt).await?,

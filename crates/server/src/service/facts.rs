@@ -29,6 +29,7 @@ pub async fn facts(
         attempts: tx.standing_attempts(id).await?,
         // An order number of another device names nothing here.
         named: named.filter(|attempt| attempt.device == id),
+        pin: tx.pin(id).await?,
         rollback: tx.standing_rollback(id).await?,
         blocked: tx.blocked(id).await?.into_iter().collect(),
         next_attempt: tx.next_attempt_id().await?,

@@ -6,15 +6,15 @@ use fota_proto::{
 };
 
 use super::{
-    commit_by,
-    population::members,
-    rollouts::{find_release, find_target, shown},
+    commit_by, population,
+    rollouts::{find_release, find_target},
 };
 use crate::{
     AppState,
     api::problem::Refusal,
     auth::{By, Record},
     domain::{
+        kind::Selection,
         model::{Device, NewEvent, Plan, Protocol, Release, RollbackOrder, RollbackState},
         trust::below_epoch,
     },
@@ -58,8 +58,8 @@ pub async fn order(
         actor: "operator",
         rollout: None,
     };
-    for member in members(&mut tx, &plan, &target, None).await? {
-        let id = member.id;
+    let named = Selection::new(&plan, &target, None);
+    for id in population::ids(&mut tx, &named).await? {
         let reason = match tx.device(&id).await? {
             None => Err("unknown_device"),
             Some(device) if !runs_only(&device, only.as_ref()) => Err("runs_another_release"),
@@ -81,7 +81,7 @@ pub async fn order(
     }
     let (orders, excluded) = (ordered.orders.len(), ordered.excluded.len());
     let detail = format!("{orders} devices, {excluded} left out: {}", request.reason);
-    let record = Record::new("rollback.requested", shown(&target), detail);
+    let record = Record::new("rollback.requested", target.shown(), detail);
     commit_by(state, tx, by, record, &events, true).await?;
     Ok(ordered)
 }

@@ -85,6 +85,7 @@ pub async fn find_target(tx: &mut Tx, texts: &[String]) -> Result<Target, Refusa
 }
 
 /// A checked request.
+#[derive(Clone)]
 pub struct Checked {
     pub release: Release,
     pub target: Target,
@@ -94,10 +95,7 @@ pub struct Checked {
 impl Checked {
     /// The whole plan as one sentence.
     pub fn sentence(&self, request: &RolloutRequest) -> String {
-        let targets = shown(&self.target);
-        let back = request.rollback_on_failure;
-        let version = &self.release.version;
-        sentence(version, &targets, &self.plan, request.failures_max, back)
+        sentence(&self.release.version, &draft(self.clone(), request, "", 0))
     }
 }
 
@@ -157,7 +155,7 @@ pub async fn start(
         rollout: Some(rollout.id),
         release: Some(release.id),
         actor: "operator",
-        text: format!("{} to {}", release.version, shown(&rollout.target)),
+        text: format!("{} to {}", release.version, rollout.target.shown()),
         ..NewEvent::default()
     }];
     events.extend(supersede(&mut tx, &rollout, &release).await?);
@@ -213,17 +211,6 @@ fn same_request(earlier: Rollout, new: &Rollout) -> Result<Rollout, Refusal> {
         earlier.id
     );
     Err(Refusal::conflict("idempotency_key_reused", detail).of("idempotency_key"))
-}
-
-/// Targets for people: at most a few of them.
-pub(super) fn shown(target: &Target) -> String {
-    const SHOWN_MAX: usize = 5;
-    let texts = target.to_texts();
-    let mut shown = texts.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>();
-    if texts.len() > SHOWN_MAX {
-        shown.push(format!("{} more", texts.len() - SHOWN_MAX));
-    }
-    shown.join(", ")
 }
 
 /// Older rollouts of the same product to the same targets have nothing left to say.

@@ -1,7 +1,5 @@
 //! What is stored, in the words of the manager API.
 
-use std::collections::BTreeMap;
-
 use fota_proto::{FailureCode, manager};
 
 use super::{advance, population, signed, watch};
@@ -11,11 +9,12 @@ use crate::{
         attempt::{explain, percent},
         delta::with_index,
         fit::chip_name,
+        kind::Selection,
         model::{
             Attempt, Device, Plan, Protocol, Release, RollbackOrder, RollbackState, Rollout, Target,
         },
         plan::sentence,
-        presence::presence,
+        presence::{heard, presence},
         rollout::{counts, state as state_of},
         step::{Facts, join_groups},
         wave::{Verdict, judge, reaches},
@@ -83,6 +82,7 @@ pub async fn device(
     join_groups(&mut facts, plan, device);
     facts.groups.sort();
     let last_seen = state.fleet.last_seen(id, device.last_seen);
+    let (heard_at, bits) = tx.heard(id).await?;
     Ok(manager::Device {
         id: id.clone(),
         groups: facts.groups,
@@ -113,6 +113,13 @@ pub async fn device(
             .collect(),
         root_version: device.trust.root,
         epoch: device.trust.epoch,
+        pin: tx.pin(id).await?.map(|pin| manager::Pin {
+            version: pin.release.map(|release| version(plan, release)),
+            release: pin.release,
+            reason: pin.reason,
+            since: pin.at,
+        }),
+        heard: heard(heard_at, bits, state.now_ms()),
         log: device.trust.log.map(|log| manager::SeenHead {
             size: log.size,
             root: log.root,
@@ -206,12 +213,10 @@ pub async fn rollout(
 ) -> Result<manager::Rollout, StoreError> {
     let tally = population::tally(tx, plan, rollout).await?;
     let version = version(plan, rollout.release);
-    let targets = super::rollouts::shown(&rollout.target);
-    let (max, back) = (rollout.failures_max, rollout.rollback_on_failure);
     Ok(manager::Rollout {
         id: rollout.id,
         release: rollout.release,
-        sentence: sentence(&version, &targets, &rollout.plan, max, back),
+        sentence: sentence(&version, rollout),
         version,
         to: rollout.target.to_texts(),
         state: state_of(rollout, &tally),
@@ -283,38 +288,35 @@ async fn rollback_counts(
     Ok((!rows.is_empty()).then_some(counts))
 }
 
-/// Groups with their devices.
-pub async fn groups(tx: &mut Tx, plan: &Plan) -> Result<Vec<manager::Group>, StoreError> {
-    let mut members: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// Groups with their devices; only the one of this name where one is given.
+pub async fn groups(
+    tx: &mut Tx,
+    plan: &Plan,
+    only: Option<&str>,
+) -> Result<Vec<manager::Group>, StoreError> {
+    let mut groups = Vec::new();
     for name in tx.groups().await? {
-        members.insert(name, Vec::new());
-    }
-    for (group, device) in tx.memberships().await? {
-        members.entry(group).or_default().push(device);
-    }
-    let groups = members.into_iter();
-    let mut all: Vec<manager::Group> = groups
-        .map(|(name, devices)| manager::Group {
-            name,
-            devices,
-            filter: None,
-            bytes_per_s: None,
-        })
-        .collect();
-    for rule in &plan.groups {
-        let Some(group) = all.iter_mut().find(|group| group.name == rule.name) else {
+        if only.is_some_and(|only| only != name) {
             continue;
-        };
-        group.bytes_per_s = rule.bytes_per_s;
-        if let Some(filter) = &rule.filter {
-            group.filter = Some(filter.to_string());
+        }
+        let rule = plan.groups.iter().find(|rule| rule.name == name);
+        let filter = rule.and_then(|rule| rule.filter.as_ref());
+        let devices = if filter.is_some() {
             let target = Target {
-                groups: [rule.name.clone()].into(),
+                groups: [name.clone()].into(),
                 ..Target::default()
             };
-            let members = population::members(tx, plan, &target, None).await?;
-            group.devices = members.into_iter().map(|member| member.id).collect();
-        }
+            let members = population::ids(tx, &Selection::new(plan, &target, None)).await?;
+            members.into_iter().collect()
+        } else {
+            tx.group_members(&name).await?
+        };
+        groups.push(manager::Group {
+            devices,
+            filter: filter.map(ToString::to_string),
+            bytes_per_s: rule.and_then(|rule| rule.bytes_per_s),
+            name,
+        });
     }
-    Ok(all)
+    Ok(groups)
 }

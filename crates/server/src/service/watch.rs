@@ -16,9 +16,9 @@ use crate::{
     AppState,
     domain::{
         health::{self, Health, STANDS_POLLS, Scale, Signs, Tally, sources},
-        model::{Device, Plan, Release, Rollout, Traited},
+        kind::Selection,
+        model::{Device, Plan, Release, Rollout},
         sequential::Verdict,
-        step::{Facts, join_groups},
         wave::Counted,
     },
     store::{Store, StoreError, Tx},
@@ -200,30 +200,31 @@ async fn other_devices(
     };
     let since = rollout.created_at;
     let is_like = |device: &Device| device.last_seen >= since && runs_another(device, release);
-    let (target, filter) = (&rollout.target, rollout.plan.filter.as_ref());
+    let selection = Selection::of(plan, rollout);
+    let (target, is_filtered) = (&rollout.target, rollout.plan.filter.is_some());
     let mut found = Vec::new();
     if !target.all && !target.seed {
-        for member in population::members(tx, plan, target, filter).await? {
-            let device = member.device.filter(&is_like);
-            if let Some(device) = device
-                && tx.is_other(rollout.id, &device.id).await?
-            {
-                found.push(device);
-            }
+        for id in population::some_ids(tx, &selection, FILTERED_MAX as usize).await? {
             if found.len() >= OTHERS_MAX {
                 break;
+            }
+            let device = tx.device(&id).await?.filter(&is_like);
+            if let Some(device) = device
+                && tx.is_other(rollout.id, &id).await?
+            {
+                found.push(device);
             }
         }
         return Ok(found);
     }
-    let asks_more = filter.is_some() || !target.all;
+    let asks_more = is_filtered || !target.all;
     let limit = if asks_more {
         FILTERED_MAX
     } else {
         LOOKED_AT_MAX
     };
     for device in tx.others(rollout.id, since, limit).await? {
-        if is_like(&device) && (!asks_more || is_meant(tx, plan, rollout, &device).await?) {
+        if is_like(&device) && (!asks_more || is_meant(tx, &selection, &device).await?) {
             found.push(device);
         }
         if found.len() >= OTHERS_MAX {
@@ -243,25 +244,11 @@ fn runs_another(device: &Device, release: &Release) -> bool {
 
 async fn is_meant(
     tx: &mut Tx,
-    plan: &Plan,
-    rollout: &Rollout,
+    selection: &Selection<'_>,
     device: &Device,
 ) -> Result<bool, StoreError> {
-    let mut facts = Facts {
-        groups: tx.groups_of(&device.id).await?,
-        tags: tx.tags(&device.id).await?,
-        ..Facts::default()
-    };
-    join_groups(&mut facts, plan, device);
-    let traits = Traited {
-        device,
-        groups: &facts.groups,
-        tags: &facts.tags,
-    };
-    let target = &rollout.target;
-    let filter = rollout.plan.filter.as_ref();
-    Ok(target.includes(&device.id, device.protocol, &facts.groups)
-        && filter.is_none_or(|filter| filter.matches(&traits)))
+    let sighted = tx.sighted(&device.id).await?;
+    Ok(sighted.is_some_and(|(kind, _)| selection.holds(&kind)))
 }
 
 /// The next moment at which the waves of a rollout may say something else by themselves.

@@ -156,9 +156,10 @@ impl Tx {
     pub async fn ended_attempts(&mut self, rollout: i64) -> Result<Vec<Ended>, StoreError> {
         let since = self.judged_since(rollout).await?;
         self.all(
-            "SELECT CASE WHEN attempt.state = 'succeeded' THEN 0 ELSE 1 END, attempt.updated_at, device.last_seen, \
+            "SELECT CASE WHEN attempt.state = 'succeeded' THEN 0 ELSE 1 END, attempt.updated_at, sighting.last_seen, \
              device.crashed_at, device.metrics \
              FROM attempt JOIN device ON device.id = attempt.device \
+             JOIN sighting ON sighting.device = attempt.device \
              JOIN release ON release.id = attempt.release \
              WHERE attempt.rollout = $1 AND attempt.is_current = 1 AND attempt.is_live = 0 \
              AND attempt.retry_at IS NULL AND attempt.updated_at > $2 \
@@ -190,10 +191,10 @@ impl Tx {
         limit: i64,
     ) -> Result<Vec<Device>, StoreError> {
         let sql = select!(
-            "WHERE last_seen >= $2 AND NOT EXISTS (SELECT 1 FROM attempt \
+            "WHERE sighting.last_seen >= $2 AND NOT EXISTS (SELECT 1 FROM attempt \
              WHERE attempt.rollout = $1 AND attempt.device = device.id \
              AND attempt.is_current = 1 AND attempt.state NOT LIKE 'skipped:%') \
-             ORDER BY spread, id LIMIT $3"
+             ORDER BY spread, device.id LIMIT $3"
         );
         self.all(sql, values![rollout, since, limit], device).await
     }

@@ -60,12 +60,6 @@ impl Ask {
         Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// All values of a parameter that may come more than once.
-    pub fn all(&self, name: &str) -> Vec<String> {
-        let named = self.query.iter().filter(|(key, _)| key == name);
-        named.map(|(_, value)| value.trim().to_owned()).collect()
-    }
-
     pub fn pairs(&self) -> &[(String, String)] {
         &self.query
     }

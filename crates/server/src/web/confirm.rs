@@ -43,6 +43,8 @@ pub struct Effect {
 pub enum Field {
     /// A text for people; `needed` where the deed asks for one.
     Reason { needed: bool, bytes_max: usize },
+    /// A device that it is done to; not shown.
+    Target(String),
     /// A choice.
     Choice {
         name: &'static str,

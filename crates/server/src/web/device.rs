@@ -9,8 +9,10 @@ use axum::{
 use fota_proto::{
     AttemptState,
     checkin::SlotState,
-    limits::REASON_BYTES_MAX,
-    manager::{Device, DeviceCredential, Event, RollbackRequest, RollbackState, Why},
+    limits::{NOTES_BYTES_MAX, REASON_BYTES_MAX},
+    manager::{
+        Device, DeviceCredential, Event, Pin, PinRequest, RollbackRequest, RollbackState, Why,
+    },
 };
 
 use super::{
@@ -27,10 +29,14 @@ use crate::{
     api::{
         credentials, devices,
         extract::{Json as JsonBody, Segment},
+        pins,
         problem::Refusal,
     },
     auth::By,
-    domain::model::{self, Plan},
+    domain::{
+        attempt::is_failure,
+        model::{self, Plan},
+    },
     service::{rollbacks, rollouts::device_id, view as facts, why},
     store::{Of, StoreError, Tx},
 };
@@ -52,6 +58,9 @@ struct Screen {
     elf: String,
     slots: Vec<Slot>,
     facts: Vec<(&'static str, String)>,
+    pinned: Option<Pinned>,
+    /// What its application measured last.
+    metrics: Vec<(String, i32)>,
     /// The rollout of the steps.
     rollout: i64,
     steps: Vec<Step>,
@@ -67,6 +76,8 @@ struct Screen {
     /// Why it cannot go back; none where it can.
     no_way_back: Option<&'static str>,
     can_revoke: bool,
+    /// The rollout in which it went wrong, while that may still be paused.
+    failed_in: Option<i64>,
     show_cli: Cli,
     events_cli: Cli,
 }
@@ -79,6 +90,26 @@ struct Slot {
     version: String,
     elf: String,
     bytes: String,
+}
+
+/// What an operator has pinned it to, since when, and why.
+struct Pinned {
+    what: String,
+    since: When,
+    reason: String,
+}
+
+impl Pinned {
+    fn new(pin: &Pin, now: i64) -> Self {
+        Self {
+            what: match &pin.version {
+                Some(version) => format!("Pinned to {version}: it takes no other release"),
+                None => "Held: it takes no release".to_owned(),
+            },
+            since: When::new(pin.since, now),
+            reason: pin.reason.clone(),
+        }
+    }
 }
 
 /// A state of an attempt, and when it was reached.
@@ -143,6 +174,8 @@ pub async fn show(
             .map_or_else(String::new, |elf| elf.to_string()),
         slots: slots(&stored),
         facts: known(&device, &stored),
+        pinned: device.pin.as_ref().map(|pin| Pinned::new(pin, now)),
+        metrics: device.metrics.clone().into_iter().collect(),
         outcome: attempts
             .iter()
             .find(|attempt| attempt.rollout == rollout)
@@ -151,6 +184,7 @@ pub async fn show(
         steps,
         attempts,
         events: events.iter().map(|event| Line::new(event, now)).collect(),
+        failed_in: failed_in(&plan, &device),
         can_revoke: credentials.iter().any(|one| one.revoked_at.is_none()),
         credentials: credentials.iter().map(|one| credential(one, now)).collect(),
         standing: standing.map(|order| order.reason.clone()),
@@ -167,6 +201,13 @@ async fn find(tx: &mut Tx, id: &str) -> Result<model::Device, Refusal> {
         let what = format!("device {id}: it has never checked in");
         Refusal::not_found(what).of("id")
     })
+}
+
+fn failed_in(plan: &Plan, device: &Device) -> Option<i64> {
+    let attempt = device.attempt.as_ref()?;
+    let rollout = plan.rollout(attempt.rollout)?;
+    let is_active = rollout.standing == model::Standing::Active;
+    (is_active && is_failure(attempt.state)).then_some(rollout.id)
 }
 
 fn no_way_back(device: &Device) -> Option<&'static str> {
@@ -341,7 +382,7 @@ fn credential(credential: &DeviceCredential, now: i64) -> Credential {
 }
 
 /// What may be done to a device.
-fn question(device: &Device, action: &str) -> Result<Question, Refusal> {
+fn question(device: &Device, plan: &Plan, action: &str) -> Result<Question, Refusal> {
     let (id, word) = (&device.id, shell(&device.id));
     let base = Question {
         here: "/devices",
@@ -356,6 +397,7 @@ fn question(device: &Device, action: &str) -> Result<Question, Refusal> {
     };
     match action {
         "rollback" => back_question(device, base),
+        "pin" | "hold" | "unpin" | "block" => Ok(choose_question(device, plan, action, base)),
         "unblock" => Ok(Question {
             title: format!("Unblock a release on {id}"),
             lead: "A release that was rolled back on this device is not offered to it again. \
@@ -389,6 +431,68 @@ fn question(device: &Device, action: &str) -> Result<Question, Refusal> {
             "action {:?} of a device",
             brief(action)
         ))),
+    }
+}
+
+/// What a device may take from now on.
+fn choose_question(device: &Device, plan: &Plan, action: &str, base: Question) -> Question {
+    let reason = || Field::Reason {
+        needed: false,
+        bytes_max: NOTES_BYTES_MAX,
+    };
+    let is_its = |release: &&model::Release| {
+        let project = device.project.as_deref();
+        !release.yanked && project.is_none_or(|project| project == release.project)
+    };
+    let versions = plan.releases.values().rev().filter(is_its);
+    let versions = versions.map(|release| release.version.clone()).collect();
+    let (id, word) = (&device.id, shell(&device.id));
+    match action {
+        "pin" => Question {
+            title: format!("Pin {id}"),
+            lead: format!("{id} takes this release and no other, whatever rollouts bring."),
+            fields: vec![
+                Field::Choice {
+                    name: "release",
+                    label: "Release",
+                    options: versions,
+                },
+                reason(),
+            ],
+            verb: "Pin",
+            tone: "busy",
+            cli: format!("fota device pin {word} VERSION"),
+            ..base
+        },
+        "hold" => Question {
+            title: format!("Hold the updates of {id}"),
+            lead: format!("{id} takes no release until it is let go."),
+            fields: vec![reason()],
+            verb: "Hold",
+            tone: "busy",
+            cli: format!("fota device pin {word}"),
+            ..base
+        },
+        "unpin" => Question {
+            title: format!("Let {id} go"),
+            lead: "It takes releases again as rollouts bring them.".to_owned(),
+            verb: "Let go",
+            tone: "busy",
+            cli: format!("fota device unpin {word}"),
+            ..base
+        },
+        _ => Question {
+            title: format!("Block a release on {id}"),
+            lead: "It is not offered to this device until it is unblocked here.".to_owned(),
+            fields: vec![Field::Choice {
+                name: "release",
+                label: "Release",
+                options: versions,
+            }],
+            verb: "Block",
+            cli: format!("fota device block {word} VERSION"),
+            ..base
+        },
     }
 }
 
@@ -433,7 +537,7 @@ pub async fn ask(
     let plan = state.fleet.plan(&mut tx).await?;
     let stored = find(&mut tx, id.as_str()).await?;
     let device = facts::device(&state, &mut tx, &plan, &stored).await?;
-    let question = question(&device, &action)?;
+    let question = question(&device, &plan, &action)?;
     confirm::ask(&state, &asked, question)
 }
 
@@ -460,6 +564,21 @@ pub async fn act(
                 );
                 return Err(Refusal::conflict("not_ordered", detail).into());
             }
+        }
+        "pin" | "hold" => {
+            let body = PinRequest {
+                release: (action == "pin").then(|| form.text("release").to_owned()),
+                reason: form.text("reason").to_owned(),
+            };
+            let Json(_) = pins::pin(State(state), by, Segment(id.clone()), JsonBody(body)).await?;
+        }
+        "unpin" => drop(pins::unpin(State(state), by, Segment(id.clone())).await?),
+        "block" => {
+            let body = devices::Block {
+                release: form.text("release").to_owned(),
+            };
+            let Json(_) =
+                devices::block(State(state), by, Segment(id.clone()), JsonBody(body)).await?;
         }
         "unblock" => {
             let body = devices::Unblock {

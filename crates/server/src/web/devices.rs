@@ -11,15 +11,25 @@ use fota_proto::manager::{Device, Presence};
 use super::{
     chrome::{Ask, Chrome, screen},
     fault::Fault,
+    heard::Heard,
+    misread::Misread,
     pieces::{Badge, Cli, When, shell},
     words,
 };
 use crate::{
     AppState,
-    api::{devices::check_state, problem::Refusal},
-    domain::{fit::chip_name, presence::seen_between},
-    service::view as facts,
-    store::{ListFilter, Sort},
+    api::{
+        devices::{check_state, filter_of},
+        problem::Refusal,
+    },
+    domain::{
+        filter::Filter,
+        fit::chip_name,
+        model::{self, Plan},
+        presence::seen_between,
+    },
+    service::{population::listed, view as facts},
+    store::{ListFilter, Sort, StoreError, Tx},
 };
 
 /// Rows of a page: what a person reads without a scroll of minutes.
@@ -58,6 +68,9 @@ const PRESENCES: [(&str, Presence); 3] = [
 struct Devices {
     chrome: Chrome,
     text: String,
+    filter: String,
+    misread: Option<Misread>,
+    has_signal: bool,
     filters: Vec<Choice>,
     sorts: Vec<SortLink>,
     rows: Vec<Row>,
@@ -105,6 +118,32 @@ pub struct Row {
     pub note: Option<String>,
     pub presence: Badge,
     pub seen: When,
+    pub tags: Vec<Tag>,
+    /// `held`, or the version that it is pinned to.
+    pub pin: Option<String>,
+    /// dBm, where its application tells.
+    pub signal: Option<i32>,
+    pub heard: Heard,
+}
+
+/// What an operator said of a device, and the address of all of whom that holds.
+pub struct Tag {
+    pub text: String,
+    pub href: String,
+}
+
+impl Tag {
+    fn new(name: &str, value: &str) -> Self {
+        let value_text = value.replace('\\', r"\\").replace('"', "\\\"");
+        let filter = format!("tag.{name} == \"{value_text}\"");
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("filter", &filter)
+            .finish();
+        Self {
+            text: format!("{name}={value}"),
+            href: format!("/devices?{query}"),
+        }
+    }
 }
 
 impl Row {
@@ -126,18 +165,37 @@ impl Row {
             note: words::note(device),
             presence: words::presence(device.presence),
             seen: When::new(device.last_seen, now_ms),
+            tags: device
+                .tags
+                .iter()
+                .map(|(name, value)| Tag::new(name, value))
+                .collect(),
+            pin: device.pin.as_ref().map(words::pin),
+            signal: signal(device),
+            heard: Heard::new(&device.heard, device.first_seen, now_ms),
         }
     }
+}
+
+/// The metric that tells of the signal, by whatever prefix: `rssi`, `wifi_rssi`.
+fn signal(device: &Device) -> Option<i32> {
+    let mut metrics = device.metrics.iter();
+    let found = metrics.find(|(name, _)| name.to_lowercase().ends_with("rssi"));
+    found.map(|(_, dbm)| *dbm)
 }
 
 /// What was asked for, and the same again as an address.
 struct Asked {
     filter: ListFilter,
+    /// What the language of filters asks for besides.
+    meant: Option<Filter>,
     /// The filters as parameters, without the page.
     address: Vec<(&'static str, String)>,
 }
 
-const FILTERS: [&str; 7] = ["q", "state", "presence", "version", "group", "chip", "sort"];
+const FILTERS: [&str; 8] = [
+    "q", "filter", "state", "presence", "version", "group", "chip", "sort",
+];
 
 impl Asked {
     fn read(state: &AppState, ask: &Ask, chips: &[u16]) -> Result<Self, Refusal> {
@@ -167,11 +225,16 @@ impl Asked {
             after: after(ask.text("after")),
             limit: ROWS,
         };
+        let meant = ask.text("filter").parse().ok();
         let given = FILTERS.iter().filter(|name| !ask.text(name).is_empty());
         let address = given
             .map(|name| (*name, ask.text(name).to_owned()))
             .collect();
-        Ok(Self { filter, address })
+        Ok(Self {
+            filter,
+            meant,
+            address,
+        })
     }
 
     /// The address of the same list with other parameters.
@@ -201,7 +264,7 @@ impl Asked {
     fn cli(&self) -> Cli {
         let mut text = "fota device list".to_owned();
         for (name, value) in &self.address {
-            if matches!(*name, "group" | "state") {
+            if matches!(*name, "group" | "state" | "filter") {
                 text.push_str(&format!(" --{name} {}", shell(value)));
             }
         }
@@ -223,8 +286,7 @@ pub async fn list(State(state): State<AppState>, ask: Ask) -> Result<Response, F
     let chips = tx.known_chips().await?;
     let asked = Asked::read(&state, &ask, &chips)?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let found = tx.list_devices(&asked.filter).await?;
-    let total = tx.count_listed(&asked.filter).await?;
+    let (found, total) = found(&mut tx, &plan, &asked).await?;
     let now = state.now_ms();
     let mut rows = Vec::new();
     for device in &found {
@@ -244,6 +306,9 @@ pub async fn list(State(state): State<AppState>, ask: Ask) -> Result<Response, F
     screen(&Devices {
         chrome: Chrome::new(&state, &ask, "/devices", "Devices").live("all"),
         text: ask.text("q").to_owned(),
+        misread: Misread::of(ask.text("filter")),
+        filter: ask.text("filter").to_owned(),
+        has_signal: rows.iter().any(|row| row.signal.is_some()),
         filters,
         sorts: sorts(&asked),
         rows,
@@ -256,6 +321,34 @@ pub async fn list(State(state): State<AppState>, ask: Ask) -> Result<Response, F
         cli: asked.cli(),
         simulate: Cli::new(format!("fota sim --devices 3 --server {}", ask.origin)),
     })
+}
+
+/// A page of devices, and how many there are on all pages.
+async fn found(
+    tx: &mut Tx,
+    plan: &Plan,
+    asked: &Asked,
+) -> Result<(Vec<model::Device>, u64), StoreError> {
+    let Some(meant) = &asked.meant else {
+        let found = tx.list_devices(&asked.filter).await?;
+        return Ok((found, tx.count_listed(&asked.filter).await?));
+    };
+    // The database does not speak the language of filters: it gives all that the others let
+    // through, and the page is cut out of those that are meant.
+    let all = ListFilter {
+        after: None,
+        limit: i64::MAX,
+        ..asked.filter.clone()
+    };
+    let ids = listed(tx, plan, meant).await?;
+    let mut found = tx.list_devices(&all).await?;
+    found.retain(|device| ids.contains(&device.id));
+    let total = found.len() as u64;
+    if let Some(after) = &asked.filter.after {
+        found.retain(|device| asked.filter.sort.is_after(device, after));
+    }
+    found.truncate(ROWS as usize);
+    Ok((found, total))
 }
 
 fn sorts(asked: &Asked) -> Vec<SortLink> {
@@ -303,15 +396,27 @@ pub async fn export(State(state): State<AppState>, ask: Ask) -> Result<Response,
     state.fleet.flush(&state.store).await?;
     let mut tx = state.store.read().await?;
     let chips = tx.known_chips().await?;
-    let mut filter = Asked::read(&state, &ask, &chips)?.filter;
+    if !ask.text("filter").is_empty() {
+        filter_of(ask.text("filter"))?;
+    }
+    let Asked {
+        mut filter, meant, ..
+    } = Asked::read(&state, &ask, &chips)?;
     filter.limit = EXPORT_BATCH;
     filter.after = None;
     let plan = state.fleet.plan(&mut tx).await?;
-    let mut csv = "id,groups,chip,running,target,state,presence,last_seen\r\n".to_owned();
+    let ids = match &meant {
+        Some(meant) => Some(listed(&mut tx, &plan, meant).await?),
+        None => None,
+    };
+    let mut csv = "id,groups,tags,chip,running,target,state,presence,last_seen\r\n".to_owned();
     let mut rows = 0;
     loop {
         let found = tx.list_devices(&filter).await?;
         for device in &found {
+            if !ids.as_ref().is_none_or(|ids| ids.contains(&device.id)) {
+                continue;
+            }
             let shown = facts::device(&state, &mut tx, &plan, device).await?;
             line(&mut csv, &Row::new(&shown, state.now_ms()));
         }
@@ -333,9 +438,11 @@ pub async fn export(State(state): State<AppState>, ask: Ask) -> Result<Response,
 
 fn line(csv: &mut String, row: &Row) {
     let state = row.state.as_ref().map_or("", |badge| &badge.word);
+    let tags: Vec<_> = row.tags.iter().map(|tag| tag.text.as_str()).collect();
     let cells = [
         &row.id,
         &row.groups.join(" "),
+        &tags.join(" "),
         &row.chip,
         &row.running,
         row.target.as_deref().unwrap_or(""),

@@ -88,6 +88,8 @@ pub struct Card {
     pub since: When,
     pub may_pause: bool,
     pub may_resume: bool,
+    /// Whether something went wrong that a rollback would end.
+    pub may_roll_back: bool,
     /// What happens next.
     pub next: String,
 }
@@ -100,6 +102,26 @@ struct Alarm {
     why: String,
     href: String,
     more: &'static str,
+    /// The rollout that it is about, where something may be done to it at once.
+    deeds: Option<Deeds>,
+}
+
+/// What may be done to a rollout where its failures are shown.
+struct Deeds {
+    rollout: i64,
+    can_pause: bool,
+    can_roll_back: bool,
+}
+
+impl Deeds {
+    fn of(rollout: &Rollout) -> Self {
+        let counts = &rollout.counts;
+        Self {
+            rollout: rollout.id,
+            can_pause: rollout.state == RolloutState::Active,
+            can_roll_back: counts.succeeded + counts.trial > 0,
+        }
+    }
 }
 
 /// `GET /`.
@@ -256,6 +278,7 @@ fn versions(summary: &FleetSummary) -> Vec<Version> {
 
 /// A rollout in short.
 pub fn card(rollout: &Rollout, now_ms: i64) -> Card {
+    let counts = &rollout.counts;
     Card {
         id: rollout.id,
         version: rollout.version.clone(),
@@ -266,6 +289,8 @@ pub fn card(rollout: &Rollout, now_ms: i64) -> Card {
         since: When::new(rollout.created_at, now_ms),
         may_pause: rollout.state == RolloutState::Active,
         may_resume: rollout.state == RolloutState::Paused,
+        may_roll_back: counts.failed + counts.rolled_back > 0
+            && counts.succeeded + counts.trial > 0,
         next: next(rollout),
     }
 }
@@ -277,6 +302,7 @@ pub fn next(rollout: &Rollout) -> String {
     match rollout.state {
         RolloutState::Paused => "offers nothing until it is resumed".into(),
         RolloutState::Active if moving > 0 => format!("{moving} under way"),
+        RolloutState::Active if counts.waiting == 1 => "waits for 1 device to check in".into(),
         RolloutState::Active => format!("waits for {} devices to check in", counts.waiting),
         RolloutState::Complete if counts.waiting > 0 => {
             format!("complete except {} that wait", counts.waiting)
@@ -295,7 +321,9 @@ async fn attention(
     let now = state.now_ms();
     let mut alarms: Vec<_> = rollouts.iter().filter_map(paused).collect();
     for (end, version, devices) in tx.failure_reasons(now - DAY_MS).await? {
-        alarms.push(failed(end, &version, devices));
+        let brings = |rollout: &&Rollout| rollout.version == version;
+        let deeds = rollouts.iter().find(brings).map(Deeds::of);
+        alarms.push(failed(end, &version, devices, deeds));
     }
     let still_ms = (i64::from(state.config.poll_s) * 3_000).max(MINUTE_MS);
     let stalled = tx.stalled_attempts(now - still_ms).await?;
@@ -307,6 +335,7 @@ async fn attention(
         why: format!("under way, but not moved for {} s", still_ms / 1_000),
         href: "/devices?sort=away".into(),
         more: "Look",
+        deeds: None,
     }));
     alarms.extend((offline > 0).then(|| Alarm {
         icon: "ring",
@@ -315,6 +344,7 @@ async fn attention(
         why: "not failed: what stands for them waits".into(),
         href: "/devices?presence=offline&sort=away".into(),
         more: "Look",
+        deeds: None,
     }));
     if tx
         .device(&state.config.legacy_default_device_id)
@@ -328,6 +358,7 @@ async fn attention(
             why: "they send no Device-ID, so all of them look like one".into(),
             href: format!("/devices/{}", state.config.legacy_default_device_id),
             more: "Look",
+            deeds: None,
         });
     }
     Ok(alarms)
@@ -344,10 +375,11 @@ fn paused(rollout: &Rollout) -> Option<Alarm> {
             .unwrap_or_else(|| "no reason was given".into()),
         href: format!("/rollouts/r-{}", rollout.id),
         more: "Decide",
+        deeds: Some(Deeds::of(rollout)),
     })
 }
 
-fn failed(end: AttemptState, version: &str, devices: u64) -> Alarm {
+fn failed(end: AttemptState, version: &str, devices: u64, deeds: Option<Deeds>) -> Alarm {
     let badge = words::badge(end);
     let state = end.to_string();
     Alarm {
@@ -357,5 +389,6 @@ fn failed(end: AttemptState, version: &str, devices: u64) -> Alarm {
         why: explain(end, None).unwrap_or_default(),
         href: format!("/devices?state={state}"),
         more: "Devices",
+        deeds,
     }
 }

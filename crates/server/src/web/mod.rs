@@ -14,6 +14,7 @@
 
 mod activity;
 mod assets;
+mod bulk;
 mod chart;
 mod chrome;
 mod confirm;
@@ -24,6 +25,8 @@ mod door;
 mod fault;
 mod fleet;
 mod form;
+mod heard;
+mod misread;
 mod pieces;
 #[cfg_attr(not(feature = "oidc"), path = "no_provider.rs")]
 mod provider;
@@ -60,6 +63,7 @@ pub fn routes(_state: &AppState) -> Router<AppState> {
         .route("/assets/{name}", get(asset))
         .route("/devices", get(devices::list))
         .route("/devices.csv", get(devices::export))
+        .route("/bulk/{action}", get(bulk::ask).post(bulk::act))
         .route("/devices/{id}", get(device::show))
         .route("/devices/{id}/{action}", get(device::ask).post(device::act))
         .route("/releases", get(releases::list))

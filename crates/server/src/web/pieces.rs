@@ -4,6 +4,7 @@
 use askama::Template;
 
 use super::time::{ago, iso};
+use crate::domain::window::Zone;
 
 /// A state as an icon, a word and a tone: never by colour alone.
 #[derive(Clone, Debug, Template)]
@@ -45,6 +46,28 @@ impl When {
             at_ms,
             iso: iso(at_ms),
             ago: ago(at_ms, now_ms),
+        }
+    }
+}
+
+/// A moment on the clock of the fleet's zone, and on the browser's, which the script knows.
+#[derive(Clone, Debug, Template)]
+#[template(
+    ext = "html",
+    source = r#"<b data-testid="clock-fleet">{{ fleet }}</b> (<time datetime="{{ iso }}" data-local="{{ at_ms }}" data-testid="clock-here">{{ iso }}</time> here)"#
+)]
+pub struct Clock {
+    pub at_ms: i64,
+    pub iso: String,
+    pub fleet: String,
+}
+
+impl Clock {
+    pub fn new(at_ms: i64, zone: &Zone) -> Self {
+        Self {
+            at_ms,
+            iso: iso(at_ms),
+            fleet: format!("{} {zone}", zone.clock(at_ms)),
         }
     }
 }

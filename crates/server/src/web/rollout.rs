@@ -30,15 +30,20 @@ use crate::{
     },
     auth::By,
     domain::attempt::explain,
-    service::rollbacks,
+    service::{clusters, rollbacks, why},
     store::Of,
 };
+use waves::Waves;
+
+mod waves;
 
 /// Devices in the table; the API lists up to 1,000.
 const DEVICES_SHOWN: usize = 100;
 /// Devices named as examples of a failure.
 const EXAMPLES: usize = 5;
 const DECISIONS_SHOWN: i64 = 50;
+/// Waiting devices that are told at once why; of the others their own screen tells.
+const WHY_SHOWN: usize = 5;
 
 #[derive(Template)]
 #[template(path = "rollout.html")]
@@ -47,11 +52,16 @@ struct Screen {
     card: Card,
     release: i64,
     plan: Vec<(&'static str, String)>,
+    waves: Option<Waves>,
     failures: Vec<Group>,
+    /// What the failures have in common, as sentences.
+    clusters: Vec<String>,
     devices: Vec<Row>,
     hidden: usize,
     decisions: Vec<Line>,
     is_over: bool,
+    can_promote: bool,
+    needs_approval: bool,
     can_retry: bool,
     can_roll_back: bool,
     show: Cli,
@@ -74,6 +84,8 @@ struct Row {
     from: String,
     percent: Option<u8>,
     note: Option<String>,
+    /// Whether its own screen tells what it waits for.
+    waits: bool,
     at: When,
 }
 
@@ -91,14 +103,17 @@ pub async fn show(
         kind: "rollout.".to_owned(),
         ..Of::default()
     };
+    let devices = rows(&state, attempts, now).await?;
     let mut tx = state.store.read().await?;
     let decisions = tx.newest_events(&of, i64::MAX, DECISIONS_SHOWN).await?;
     let counts = &rollout.counts;
-    let is_over = matches!(rollout.state, RolloutState::Aborted)
-        || rollout
-            .reason
-            .as_deref()
-            .is_some_and(|why| why.starts_with("superseded"));
+    let is_over = has_ended(rollout);
+    let wave = rollout.wave.as_ref();
+    let needs_approval = needs_approval(rollout) && !is_over;
+    let clusters = match counts.failed + counts.rolled_back {
+        0 => Vec::new(),
+        _ => clusters::of_rollout(&mut tx, rollout.id).await?.clusters,
+    };
     let title = format!("r-{} · {}", rollout.id, rollout.version);
     screen(&Screen {
         chrome: Chrome::new(&state, &ask, "/rollouts", title)
@@ -106,17 +121,17 @@ pub async fn show(
         card: card(rollout, now),
         release: rollout.release,
         plan: plan(rollout),
+        waves: Waves::new(rollout, &tx.wave_devices(rollout.id).await?),
         failures: failures(attempts),
+        clusters: clusters.into_iter().map(|one| one.text).collect(),
         hidden: attempts.len().saturating_sub(DEVICES_SHOWN),
-        devices: attempts
-            .iter()
-            .take(DEVICES_SHOWN)
-            .map(|one| row(one, now))
-            .collect(),
+        devices,
         decisions: decisions
             .iter()
             .map(|event| Line::new(event, now))
             .collect(),
+        can_promote: !is_over && !needs_approval && wave.is_some_and(|at| at.number < at.of),
+        needs_approval,
         can_retry: !is_over && counts.failed + counts.rolled_back + counts.ended > 0,
         can_roll_back: counts.succeeded + counts.trial > 0,
         is_over,
@@ -125,20 +140,23 @@ pub async fn show(
     })
 }
 
+fn has_ended(rollout: &Rollout) -> bool {
+    let reason = rollout.reason.as_deref().unwrap_or("");
+    rollout.state == RolloutState::Aborted || reason.starts_with("superseded")
+}
+
+fn needs_approval(rollout: &Rollout) -> bool {
+    let asks = rollout.plan.as_ref().is_some_and(|plan| plan.approval);
+    asks && rollout.approved_by.is_none()
+}
+
 fn plan(rollout: &Rollout) -> Vec<(&'static str, String)> {
-    let limit = match (rollout.failures_max, rollout.rollback_on_failure) {
-        (None, _) => "none: it goes on whatever fails".to_owned(),
-        (Some(max), false) => format!("pauses when {max} have failed or gone back by themselves"),
-        (Some(max), true) => {
-            format!("pauses when {max} have failed, and orders those that have it back")
-        }
-    };
     let mut facts = vec![
         ("Plan", rollout.sentence.clone()),
         ("To", rollout.to.join(", ")),
     ];
-    facts.extend(rollout.wave.as_ref().map(|wave| ("Wave", wave.to_string())));
-    facts.push(("Failure limit", limit));
+    facts.push(("Started by", rollout.created_by.clone()));
+    facts.extend(rollout.approved_by.clone().map(|by| ("Approved by", by)));
     facts.extend(rollout.rollback.map(|back| ("Sent back", back.to_string())));
     facts.push(("Sent", format!("{} bytes", grouped(rollout.bytes_sent))));
     if let Ok(spared @ 1..) = u64::try_from(rollout.spared_bytes) {
@@ -177,6 +195,27 @@ fn failures(attempts: &[Attempt]) -> Vec<Group> {
     groups
 }
 
+async fn rows(state: &AppState, attempts: &[Attempt], now: i64) -> Result<Vec<Row>, Refusal> {
+    let mut rows = Vec::new();
+    let mut told = 0;
+    // Those that were left out come last, behind those that still wait.
+    let is_left_out = |attempt: &&Attempt| matches!(attempt.state, AttemptState::Skipped(_));
+    let mut shown: Vec<&Attempt> = attempts.iter().collect();
+    shown.sort_by_key(is_left_out);
+    for attempt in shown.into_iter().take(DEVICES_SHOWN) {
+        let mut row = row(attempt, now);
+        if row.waits && told < WHY_SHOWN {
+            told += 1;
+            row.note = match why::why(state, &attempt.device).await {
+                Ok(why) => Some(why.answer),
+                Err(_) => Some("it has never checked in".to_owned()),
+            };
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
 fn row(attempt: &Attempt, now: i64) -> Row {
     Row {
         device: attempt.device.clone(),
@@ -184,6 +223,7 @@ fn row(attempt: &Attempt, now: i64) -> Row {
         from: attempt.from_version.clone().unwrap_or_default(),
         percent: words::percent(attempt),
         note: attempt.explanation.clone(),
+        waits: attempt.state == AttemptState::Waiting,
         at: When::new(attempt.updated_at, now),
     }
 }
@@ -245,10 +285,35 @@ fn question(rollout: &Rollout, action: &str) -> Result<Question, Refusal> {
             ..base
         },
         "rollback" => back_question(rollout, base),
+        "promote" | "approve" => forward_question(rollout, action, base),
         _ => {
             return Err(question_of_nothing(action));
         }
     })
+}
+
+fn forward_question(rollout: &Rollout, action: &str, base: Question) -> Question {
+    match action {
+        "promote" => Question {
+            title: format!("Begin the next wave of r-{}", rollout.id),
+            lead: format!(
+                "{} is offered to the next wave now, whatever its gates say.",
+                rollout.version
+            ),
+            effects: effects(&rollout.counts, PROMOTED),
+            verb: "Next wave",
+            ..base
+        },
+        _ => Question {
+            title: format!("Approve r-{}", rollout.id),
+            lead: format!(
+                "{} Started by {}; somebody else approves it, and then it begins.",
+                rollout.sentence, rollout.created_by
+            ),
+            verb: "Approve",
+            ..base
+        },
+    }
 }
 
 fn back_question(rollout: &Rollout, base: Question) -> Question {
@@ -295,6 +360,13 @@ const RESUMED: Meaning = [
     "go on",
     "stay on it",
     "stay as they are: use “Retry failed”",
+];
+const PROMOTED: Meaning = [
+    "are offered it when their wave has begun",
+    "go on",
+    "go on",
+    "stay on it",
+    "stay as they are",
 ];
 const ABORTED: Meaning = [
     "are never offered it: aborted",
@@ -366,6 +438,8 @@ pub async fn act(
         "resume" => rollouts::resume(to, by, id, body).await,
         "abort" => rollouts::abort(to, by, id, body).await,
         "retry" => rollouts::retry(to, by, id, body).await,
+        "promote" => rollouts::promote(to, by, id, body).await,
+        "approve" => rollouts::approve(to, by, id, body).await,
         "rollback" => {
             let shown = rollouts::show(to, id).await?;
             roll_back(&state, &by, &shown.rollout, form.text("reason")).await?;

@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use axum::{Json, extract::State, response::Response};
-use fota_proto::manager::{Preview, Release, RolloutRequest};
+use fota_proto::manager::{Preview, Release, RolloutPlan, RolloutRequest};
 
 use super::{
     chrome::{Ask, Chrome, screen},
     confirm::go,
     fault::Fault,
     form::Form,
-    pieces::{Cli, shell},
+    misread::Misread,
+    pieces::{Cli, Clock, shell},
     words,
 };
 use crate::{
@@ -26,8 +27,17 @@ use crate::{
         releases, rollouts,
     },
     auth::{By, secret},
+    domain::{
+        plan,
+        window::{Gate, Schedule, Zone},
+    },
     service::credentials::no_random,
 };
+
+mod entries;
+mod plan_file;
+
+use entries::{Entries, Kind, SECTIONS};
 
 /// Releases to choose from.
 const RELEASES_MAX: u32 = 100;
@@ -35,8 +45,6 @@ const RELEASES_MAX: u32 = 100;
 const EXAMPLES: usize = 5;
 /// From so many devices on, their number has to be typed.
 const TYPED_FROM: u64 = 51;
-/// As the server takes it where nothing is said.
-const TRIAL_S: u32 = 300;
 
 #[derive(Template)]
 #[template(path = "start.html")]
@@ -44,8 +52,12 @@ struct Start {
     chrome: Chrome,
     releases: Vec<Choice>,
     groups: Vec<Choice>,
-    entries: Entries,
+    all: bool,
+    devices: String,
+    filter: String,
+    sections: Vec<Shown>,
     review: Option<Review>,
+    misread: Option<Misread>,
     /// What is wrong with the entries.
     refused: Option<String>,
 }
@@ -56,93 +68,19 @@ struct Choice {
     is_chosen: bool,
 }
 
-/// What was entered.
-#[derive(Clone, Debug, Default)]
-struct Entries {
-    release: String,
-    all: bool,
-    groups: Vec<String>,
-    devices: String,
-    failures_max: String,
-    rollback_on_failure: bool,
-    trial_s: String,
-    allow_product_change: bool,
+/// Inputs that belong together, with what was entered.
+struct Shown {
+    title: &'static str,
+    is_open: bool,
+    inputs: Vec<Field>,
 }
 
-impl Entries {
-    fn read(pairs: &[(String, String)]) -> Self {
-        let mut entries = Self::default();
-        for (name, value) in pairs {
-            let value = value.trim().to_owned();
-            match name.as_str() {
-                "release" => entries.release = value,
-                "all" => entries.all = true,
-                "group" => entries.groups.push(value),
-                "devices" => entries.devices = value,
-                "failures_max" => entries.failures_max = value,
-                "rollback_on_failure" => entries.rollback_on_failure = true,
-                "trial_s" => entries.trial_s = value,
-                "allow_product_change" => entries.allow_product_change = true,
-                _ => {}
-            }
-        }
-        entries
-    }
-
-    fn to(&self) -> Vec<String> {
-        let all = self.all.then(|| "all".to_owned());
-        let groups = self.groups.iter().map(|name| format!("group:{name}"));
-        let devices = self.devices.split([' ', ',', '\n', '\r', '\t']);
-        let devices = devices.filter(|id| !id.is_empty()).map(str::to_owned);
-        all.into_iter().chain(groups).chain(devices).collect()
-    }
-
-    fn request(&self, key: Option<String>) -> Result<RolloutRequest, Refusal> {
-        Ok(RolloutRequest {
-            release: self.release.clone(),
-            to: self.to(),
-            // As the command does: ordering back needs a limit that is breached.
-            failures_max: number("failures_max", &self.failures_max)?
-                .or(self.rollback_on_failure.then_some(1)),
-            rollback_on_failure: self.rollback_on_failure,
-            trial_deadline_s: number("trial_s", &self.trial_s)?,
-            allow_product_change: self.allow_product_change,
-            idempotency_key: key,
-            plan: None,
-        })
-    }
-
-    /// As fields of the form that starts it.
-    fn fields(&self) -> Vec<(&'static str, String)> {
-        let mut fields = vec![
-            ("release", self.release.clone()),
-            ("devices", self.devices.clone()),
-            ("failures_max", self.failures_max.clone()),
-            ("trial_s", self.trial_s.clone()),
-        ];
-        let flags = [
-            ("all", self.all),
-            ("rollback_on_failure", self.rollback_on_failure),
-            ("allow_product_change", self.allow_product_change),
-        ];
-        fields.extend(
-            flags
-                .into_iter()
-                .filter(|(_, is)| *is)
-                .map(|(name, _)| (name, "1".into())),
-        );
-        fields.extend(self.groups.iter().map(|group| ("group", group.clone())));
-        fields
-    }
-}
-
-fn number(field: &str, text: &str) -> Result<Option<u32>, Refusal> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let shown: String = text.chars().take(20).collect();
-    let refused = |_| Refusal::field(field, format!("{shown:?} is no number: give digits only"));
-    text.parse().map(Some).map_err(refused)
+struct Field {
+    name: &'static str,
+    label: &'static str,
+    hint: &'static str,
+    kind: Kind,
+    value: String,
 }
 
 /// What starting it would do.
@@ -150,9 +88,11 @@ struct Review {
     sentence: String,
     preview: Preview,
     excluded: Vec<LeftOut>,
-    fields: Vec<(&'static str, String)>,
+    openings: Vec<Opening>,
+    fields: Vec<(String, String)>,
     key: String,
     must_type: bool,
+    file: Option<String>,
     cli: Cli,
 }
 
@@ -163,17 +103,16 @@ struct LeftOut {
     examples: String,
 }
 
+/// When something begins that may not happen now.
+struct Opening {
+    verb: &'static str,
+    /// None: not within the next year.
+    at: Option<Clock>,
+}
+
 /// `GET /rollouts/new`.
 pub async fn form(State(state): State<AppState>, ask: Ask) -> Result<Response, Fault> {
-    let mut entries = Entries::read(ask.pairs());
-    // `?to=` as other screens link here.
-    for target in ask.all("to") {
-        match target.strip_prefix("group:") {
-            Some(group) => entries.groups.push(group.to_owned()),
-            None if target == "all" => entries.all = true,
-            None => entries.devices = format!("{} {target}", entries.devices).trim().to_owned(),
-        }
-    }
+    let entries = Entries::read(ask.pairs());
     let query = PageQuery {
         after: None,
         limit: Some(RELEASES_MAX),
@@ -181,9 +120,14 @@ pub async fn form(State(state): State<AppState>, ask: Ask) -> Result<Response, F
     let Json(page) = releases::list(State(state.clone()), Query(query)).await?;
     let offered: Vec<_> = page.items.into_iter().filter(|one| !one.yanked).collect();
     let groups = state.store.read().await?.groups().await?;
-    let (review, refused) = match review(&state, &entries, &offered).await {
+    let misread = Misread::of(&entries.text("filter"));
+    let reviewed = match misread {
+        Some(_) => Ok(None),
+        None => review(&state, &entries).await,
+    };
+    let (review, refused) = match reviewed {
         Ok(review) => (review, None),
-        Err(refusal) => (None, Some(refusal.detail().to_owned())),
+        Err(refusal) => (None, Some(refusal.detail().replace("plan.", ""))),
     };
     screen(&Start {
         chrome: Chrome::new(&state, &ask, "/rollouts", "New rollout"),
@@ -191,13 +135,17 @@ pub async fn form(State(state): State<AppState>, ask: Ask) -> Result<Response, F
         groups: groups
             .into_iter()
             .map(|name| Choice {
-                is_chosen: entries.groups.contains(&name),
+                is_chosen: entries.all("group").any(|given| given == name),
                 value: name.clone(),
                 name,
             })
             .collect(),
-        entries,
+        all: entries.has("all"),
+        devices: entries.text("devices"),
+        filter: entries.text("filter"),
+        sections: sections(&entries),
         review,
+        misread,
         refused,
     })
 }
@@ -209,39 +157,59 @@ fn choice(release: &Release, entries: &Entries) -> Choice {
         Some(_) => "signed by keys that no longer count",
         None => "not signed",
     };
+    let given = entries.text("release");
     Choice {
         value: release.id.to_string(),
         name: format!(
             "{} · {} · {chip} · {signed}",
             release.version, release.project
         ),
-        is_chosen: entries.release == release.id.to_string() || entries.release == release.version,
+        is_chosen: given == release.id.to_string() || given == release.version,
     }
 }
 
+/// The first section is what every rollout should have; the others are open where they say
+/// something.
+fn sections(entries: &Entries) -> Vec<Shown> {
+    let shown = SECTIONS.iter().enumerate().map(|(number, section)| Shown {
+        title: section.title,
+        is_open: number == 0 || section.inputs.iter().any(|input| entries.has(input.name)),
+        inputs: section
+            .inputs
+            .iter()
+            .map(|input| Field {
+                name: input.name,
+                label: input.label,
+                hint: input.hint,
+                kind: input.kind,
+                value: entries.text(input.name),
+            })
+            .collect(),
+    });
+    shown.collect()
+}
+
 /// None while the entries name no release or no targets yet.
-async fn review(
-    state: &AppState,
-    entries: &Entries,
-    releases: &[Release],
-) -> Result<Option<Review>, Refusal> {
-    if entries.release.is_empty() || entries.to().is_empty() {
+async fn review(state: &AppState, entries: &Entries) -> Result<Option<Review>, Refusal> {
+    if !entries.has("release") || entries.to().is_empty() {
         return Ok(None);
     }
     let request = entries.request(None)?;
     let body = JsonBody(request.clone());
     let Json(preview) = rollouts::preview(State(state.clone()), body).await?;
-    let named =
-        |one: &&Release| one.id.to_string() == entries.release || one.version == entries.release;
-    let version = releases.iter().find(named);
-    let version = version.map_or(entries.release.as_str(), |one| &one.version);
+    let file = plan_file::plan_file(&request);
     Ok(Some(Review {
-        sentence: sentence(version, &request, &preview),
+        sentence: preview.sentence.clone(),
         excluded: left_out(&preview),
-        fields: entries.fields(),
+        openings: openings(request.plan.as_ref(), state.now_ms()),
+        fields: entries.pairs().to_vec(),
         key: key()?,
         must_type: preview.matched >= TYPED_FROM,
-        cli: cli(&request),
+        cli: match file {
+            Some(_) => Cli::new("fota rollout plan -f plan.toml"),
+            None => cli(&request),
+        },
+        file,
         preview,
     }))
 }
@@ -265,52 +233,29 @@ fn left_out(preview: &Preview) -> Vec<LeftOut> {
     left_out.collect()
 }
 
-fn key() -> Result<String, Refusal> {
-    secret::random_hex().map_err(no_random)
+/// What is closed now, and when it opens where devices tell no zone of their own.
+fn openings(plan: Option<&RolloutPlan>, now: i64) -> Vec<Opening> {
+    let Some(plan) = plan.and_then(|given| plan::RolloutPlan::check(given).ok()) else {
+        return Vec::new();
+    };
+    let download = opening("download", &plan.download, &plan.zone, now);
+    let install = plan.install.as_ref();
+    let install = install.and_then(|schedule| opening("install", schedule, &plan.zone, now));
+    download.into_iter().chain(install).collect()
 }
 
-/// The whole plan in English; every entry changes it.
-fn sentence(version: &str, request: &RolloutRequest, preview: &Preview) -> String {
-    let devices = |count: u64| match count {
-        1 => "1 device".to_owned(),
-        count => format!("{count} devices"),
+fn opening(verb: &'static str, schedule: &Schedule, zone: &Zone, now: i64) -> Option<Opening> {
+    let Gate::Closed { opens_at } = schedule.gate(now, zone) else {
+        return None;
     };
-    if preview.matched == 0 {
-        let to = request.to.join(", ");
-        let count = preview.excluded.len();
-        return format!(
-            "Brings {version} to nobody: {to} names {count} devices, and none would take it."
-        );
-    }
-    let mut text = format!(
-        "Brings {version} to {} ({}), all at once as they check in: {} online now",
-        devices(preview.matched),
-        request.to.join(", "),
-        preview.online
-    );
-    match preview.matched - preview.online.min(preview.matched) {
-        0 => text.push('.'),
-        away => text.push_str(&format!(", {away} when they come back.")),
-    }
-    let trial = request.trial_deadline_s.unwrap_or(TRIAL_S);
-    text.push_str(&format!(
-        " Each new image has {trial} s to confirm itself, or the device goes back."
-    ));
-    text.push_str(&match (request.failures_max, request.rollback_on_failure) {
-        (None, _) => " It goes on whatever fails.".to_owned(),
-        (Some(max), false) => format!(" It pauses when {max} have failed or gone back."),
-        (Some(max), true) => {
-            format!(" It pauses when {max} have failed or gone back, and orders the rest back.")
-        }
-    });
-    if request.allow_product_change {
-        text.push_str(" Devices of another product take it too.");
-    }
-    if !preview.excluded.is_empty() {
-        let left_out = devices(preview.excluded.len() as u64);
-        text.push_str(&format!(" {left_out} left out."));
-    }
-    text
+    Some(Opening {
+        verb,
+        at: opens_at.map(|at| Clock::new(at, zone)),
+    })
+}
+
+fn key() -> Result<String, Refusal> {
+    secret::random_hex().map_err(no_random)
 }
 
 fn cli(request: &RolloutRequest) -> Cli {
@@ -362,60 +307,18 @@ async fn must_have_typed(
 mod tests {
     use super::*;
 
-    fn of(pairs: &[(&str, &str)]) -> Entries {
-        let owned = pairs
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()));
-        Entries::read(&owned.collect::<Vec<_>>())
-    }
-
     #[test]
-    fn the_sentence_changes_with_every_entry() {
-        let preview = Preview {
-            matched: 3,
-            online: 2,
-            excluded: Vec::new(),
-            reasons: Vec::new(),
-            sentence: String::new(),
-        };
-        let said = |pairs: &[(&str, &str)]| {
-            let request = of(pairs).request(None).expect("a request");
-            sentence("1.0.6", &request, &preview)
-        };
-        let plain = said(&[("release", "1"), ("all", "1")]);
-        assert_eq!(
-            plain,
-            "Brings 1.0.6 to 3 devices (all), all at once as they check in: 2 online now, 1 when \
-             they come back. Each new image has 300 s to confirm itself, or the device goes back. \
-             It goes on whatever fails."
-        );
-        let mut seen = vec![plain];
-        for more in [
-            ("group", "hall"),
-            ("devices", "a b"),
-            ("failures_max", "2"),
-            ("rollback_on_failure", "1"),
-            ("trial_s", "60"),
-            ("allow_product_change", "1"),
-        ] {
-            let text = said(&[("release", "1"), ("all", "1"), more]);
-            assert!(!seen.contains(&text), "{more:?}");
-            seen.push(text);
-        }
-    }
-
-    #[test]
-    fn what_was_entered_comes_back_as_it_was() {
-        let entries = of(&[
-            ("release", "7"),
-            ("group", "a"),
-            ("group", "b"),
-            ("devices", "x, y"),
-            ("trial_s", "60"),
-        ]);
-        assert_eq!(entries.to(), ["group:a", "group:b", "x", "y"]);
-        let fields = entries.fields();
-        let again: Vec<_> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
-        assert_eq!(of(&again).to(), entries.to());
+    fn a_closed_window_tells_when_it_opens_in_the_fleets_zone() {
+        let given = serde_json::json!({
+            "schedule": {"zone": "Europe/Berlin", "download": ["22:00-06:00"]},
+        });
+        let given: RolloutPlan = serde_json::from_value(given).expect("a plan");
+        // 2026-11-23 12:33 UTC, and at night.
+        let closed = openings(Some(&given), 1_795_437_206_908);
+        let at = closed.first().and_then(|opening| opening.at.as_ref());
+        let at = at.expect("it opens");
+        assert_eq!(at.fleet, "2026-11-23 22:00 Europe/Berlin");
+        assert_eq!(at.iso, "2026-11-23T21:00:00Z");
+        assert!(openings(Some(&given), at.at_ms).is_empty());
     }
 }

@@ -3,14 +3,14 @@
 
 use fota_proto::{
     AttemptState, RollbackCause,
-    manager::{Attempt, Device, Event, Presence, RollbackState, Rollout, RolloutState},
+    manager::{Attempt, Device, Event, Pin, Presence, RollbackState, Rollout, RolloutState},
 };
 
 use super::pieces::{Badge, Counted, Strip, When};
 
 /// Kinds of events that the script listens to; a browser only hands on those it is asked for.
 /// What is missing here shows up with the next refresh, seconds later.
-pub const EVENT_KINDS: [&str; 54] = [
+pub const EVENT_KINDS: [&str; 58] = [
     "attempt.aborted",
     "attempt.downloaded",
     "attempt.downloading",
@@ -29,15 +29,19 @@ pub const EVENT_KINDS: [&str; 54] = [
     "delta.failed",
     "delta.ready",
     "delta.useless",
+    "device.blocked",
     "device.claimed",
     "device.enrolled",
+    "device.pinned",
     "device.provisioned",
     "device.re_enrolment",
     "device.refused",
     "device.revoked",
     "device.running",
     "device.seen",
+    "device.tagged",
     "device.unblocked",
+    "device.unpinned",
     "device.warning",
     "enrolment_key.created",
     "enrolment_key.revoked",
@@ -180,6 +184,14 @@ pub fn badge(state: AttemptState) -> Badge {
         S::TimedOut => Badge::new("clock", "timed out", "bad"),
         S::Aborted => Badge::new("cross", "aborted", "idle"),
         S::Superseded => Badge::new("dash", "superseded", "idle"),
+    }
+}
+
+/// What a device is pinned to.
+pub fn pin(pin: &Pin) -> String {
+    match &pin.version {
+        Some(version) => format!("pinned to {version}"),
+        None => "held".to_owned(),
     }
 }
 

@@ -113,6 +113,9 @@ fn fleet_deeds() -> Vec<Deed> {
     let back = json!({"to": ["all"], "reason": "too warm"});
     let unblock = ("POST", "/api/v1/devices/{id}/unblock");
     let tag = ("POST", "/api/v1/devices/{id}/tags");
+    let block = ("POST", "/api/v1/devices/{id}/block");
+    let pin = ("POST", "/api/v1/devices/{id}/pin");
+    let unpin = ("DELETE", "/api/v1/devices/{id}/pin");
     let yank = ("POST", "/api/v1/releases/{id}/yank");
     all.extend([
         at(
@@ -126,6 +129,24 @@ fn fleet_deeds() -> Vec<Deed> {
             "/api/v1/devices/ESP32-001/tags",
             Body::Json(json!({"set": {"site": "north"}})),
             &["device.tagged"],
+        ),
+        Deed::new(
+            pin,
+            "/api/v1/devices/ESP32-001/pin",
+            Body::Json(json!({"reason": "a museum piece"})),
+            &["device.pinned"],
+        ),
+        Deed::new(
+            unpin,
+            "/api/v1/devices/ESP32-001/pin",
+            Body::Nothing,
+            &["device.unpinned"],
+        ),
+        Deed::new(
+            block,
+            "/api/v1/devices/ESP32-001/block",
+            Body::Json(json!({"release": "1.0.5"})),
+            &["device.blocked"],
         ),
         Deed::new(
             unblock,

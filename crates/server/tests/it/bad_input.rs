@@ -290,6 +290,9 @@ fn bad_others(path: &str) -> Option<Vec<Bad>> {
     let blob = |name: &str, status, field| Bad::path(&format!("/d/v1/blobs/{name}"), status, field);
     Some(match path {
         "/healthz" | "/readyz" | "/api/openapi.json" => Vec::new(),
+        "/api/schemas/{name}" => ["x", "RolloutDetail", "Nothing.json"]
+            .map(|name| Bad::path(&format!("/api/schemas/{name}"), 404, "name"))
+            .into(),
         "/api/v1/server" | "/api/v1/fleet/summary" | "/api/v1/whoami" => Vec::new(),
         "/d/v1/check-in" => bad_check_ins(),
         "/d/v1/enrol" => bad_enrolments(path),
@@ -450,7 +453,30 @@ fn bad_devices(method: &str, path: &str) -> Option<Vec<Bad>> {
             all.push(Bad::path("/api/v1/devices/nobody/why", 404, "id"));
             all
         }
-        ("POST", "/api/v1/devices/{id}/unblock") => bad_unblocks(),
+        ("POST", "/api/v1/devices/{id}/block") => bad_blocks("block"),
+        ("POST", "/api/v1/devices/{id}/unblock") => {
+            let mut all = bad_blocks("unblock");
+            let path = "/api/v1/devices/known/unblock";
+            all.push(Bad::json(path, json!({"release": "1.0.5"}), 409, "release"));
+            all
+        }
+        ("POST", "/api/v1/devices/{id}/pin") => {
+            let mut all = bad_blocks("pin");
+            all.retain(|bad| bad.field != Some("release") || bad.status == 404);
+            let path = "/api/v1/devices/known/pin";
+            let long = "x".repeat(5000);
+            all.extend([
+                Bad::json(path, json!({"release": 5}), 400, "release"),
+                Bad::json(path, json!({"reason": long}), 400, "reason"),
+            ]);
+            all
+        }
+        ("DELETE", "/api/v1/devices/{id}/pin") => {
+            let mut all = bad_ids("/api/v1/devices/", "/pin", "id");
+            all.push(Bad::path("/api/v1/devices/nobody/pin", 404, "id"));
+            all.push(Bad::path("/api/v1/devices/known/pin", 409, "id"));
+            all
+        }
         ("POST", "/api/v1/devices/{id}/tags") => bad_tags(),
         _ => return None,
     })
@@ -488,15 +514,14 @@ fn bad_rules() -> Vec<Bad> {
     all
 }
 
-fn bad_unblocks() -> Vec<Bad> {
-    let unblock = |id: &str| format!("/api/v1/devices/{id}/unblock");
+fn bad_blocks(action: &str) -> Vec<Bad> {
+    let path = |id: &str| format!("/api/v1/devices/{id}/{action}");
     let body = json!({"release": "1.0.5"});
-    let known = unblock("known");
+    let known = path("known");
     let mut all = any_json(&known);
     all.extend([
-        Bad::json(&unblock("nobody"), body.clone(), 404, "id"),
-        Bad::json(&unblock("a%20b"), body.clone(), 400, "id"),
-        Bad::json(&known, body, 409, "release"),
+        Bad::json(&path("nobody"), body.clone(), 404, "id"),
+        Bad::json(&path("a%20b"), body, 400, "id"),
         Bad::json(&known, json!({}), 400, "release"),
         Bad::json(&known, json!({"release": "9.9.9"}), 404, "release"),
         Bad::json(&known, json!({"release": []}), 400, "release"),

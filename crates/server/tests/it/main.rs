@@ -23,6 +23,7 @@ mod devices;
 mod events;
 mod gates;
 mod groups;
+mod kinds;
 mod log;
 mod mqtt;
 #[cfg(feature = "oidc")]
@@ -42,4 +43,6 @@ mod start;
 mod tls;
 mod waves;
 mod web;
+mod web_devices;
+mod web_start;
 mod webhooks;

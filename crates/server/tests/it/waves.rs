@@ -154,7 +154,7 @@ async fn so_many_canaries_go_first_whoever_they_are() {
         assert_eq!(
             shown.sentence,
             "Bring 1.0.6 to all: first 2 devices, then all, each once 90 % of those that started \
-             before are proven healthy; 2 failures pause."
+             before are proven healthy; it pauses after 2 failures."
         );
     })
     .await;

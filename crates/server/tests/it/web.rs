@@ -333,7 +333,11 @@ async fn a_rollout_is_started_paused_and_aborted_by_forms_alone() {
     let cookie = session(&bench).await;
     let path = format!("/rollouts/new?release={}&devices=ESP32-001", release["id"]);
     let review = page_at_with(&bench, &cookie, &path).await;
-    assert!(review.text.contains("Brings 1.0.6 to 1 device (ESP32-001)"));
+    assert!(
+        review
+            .text
+            .contains("Bring 1.0.6 to ESP32-001: all at once")
+    );
     let csrf = address(&review.text, "name=\"csrf\" content=\"").to_owned();
     let key = address(&review.text, "name=\"key\" value=\"").to_owned();
     let id = release["id"].to_string();
@@ -503,12 +507,15 @@ async fn ten_thousand_devices_are_listed_quickly() {
     let server = Server::start(Setup::default()).await;
     server
         .sql(
-            "INSERT INTO device (id, protocol, chip, version, confirmed, slot, slots, first_seen, \
-             last_seen) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
-             WHERE i < 10000) SELECT 'D-' || i, 'native', 0, '1.0.' || (i % 7), 1, 0, '[]', 0, i \
-             FROM n",
+            "INSERT INTO device (id, protocol, chip, version, confirmed, slot, slots, first_seen) \
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+             WHERE i < 10000) SELECT 'D-' || i, 'native', 0, '1.0.' || (i % 7), 1, 0, '[]', 0 \
+             FROM n; \
+             INSERT INTO sighting (device, kind, last_seen) \
+             SELECT id, 0, CAST(SUBSTR(id, 3) AS INTEGER) FROM device",
         )
         .await;
+    let server = server.restart().await;
     for path in [
         "/devices",
         "/devices?version=1.0.3",
@@ -529,14 +536,14 @@ async fn ten_thousand_devices_are_listed_quickly() {
     }
 }
 
-async fn screen(server: &Server, path: &str) -> String {
+pub async fn screen(server: &Server, path: &str) -> String {
     let reply = Reply::of(server.request(reqwest::Method::GET, path)).await;
     assert_eq!(reply.status, StatusCode::OK, "{path}");
     String::from_utf8(reply.body).expect("text")
 }
 
 /// The status of what a form leads to: the client follows to the screen that shows the deed.
-async fn send(server: &Server, path: &str, body: &'static str) -> StatusCode {
+pub async fn send(server: &Server, path: &str, body: &'static str) -> StatusCode {
     let request = server.request(reqwest::Method::POST, path);
     let request = request.header("content-type", "application/x-www-form-urlencoded");
     Reply::of(request.body(body)).await.status

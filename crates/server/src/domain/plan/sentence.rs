@@ -3,24 +3,28 @@
 use fota_proto::manager::{self, Span};
 
 use super::{Reach, RolloutPlan, Wave};
+use crate::domain::{model::Rollout, step::TRIAL_DEADLINE_S};
 
-/// "Bring 1.0.6 to all where version < 1.0.6: first …"; `on_failures` is the limit of failures
-/// and whether devices go back then.
-pub fn sentence(
-    version: &str,
-    targets: &str,
-    plan: &RolloutPlan,
-    failures_max: Option<u32>,
-    rollback: bool,
-) -> String {
+/// "Bring 1.0.6 to all where version < 1.0.6: first …". Whatever an operator chose is in it.
+pub fn sentence(version: &str, rollout: &Rollout) -> String {
+    let plan = &*rollout.plan;
     let mut parts = vec![waves(plan)];
     parts.extend(schedule(&plan.given.schedule));
     parts.extend(limits(plan));
     parts.extend(conditions(&plan.given.conditions));
-    parts.extend(stop(plan, failures_max, rollback));
+    parts.push(stop(
+        plan,
+        rollout.failures_max,
+        rollout.rollback_on_failure,
+    ));
     parts.extend(retries(plan));
+    parts.extend(trial(rollout.trial_deadline_s));
     let filter = plan.filter.as_ref();
     let filter = filter.map_or_else(String::new, |filter| format!(" where {filter}"));
+    let product = match rollout.allow_product_change {
+        true => ", whatever product they run",
+        false => "",
+    };
     let via = match plan.via.as_slice() {
         [] => String::new(),
         via => format!(", through {}", via.join(" and ")),
@@ -29,8 +33,9 @@ pub fn sentence(
         true => "Once somebody else has approved it, bring",
         false => "Bring",
     };
+    let targets = rollout.target.shown();
     format!(
-        "{approval} {version} to {targets}{filter}{via}: {}.",
+        "{approval} {version} to {targets}{filter}{product}{via}: {}.",
         parts.join("; ")
     )
 }
@@ -57,8 +62,12 @@ fn waves(plan: &RolloutPlan) -> String {
         0 | 1 => String::new(),
         min => format!(" and at least {min} of them"),
     };
+    let proof = match gates.prove {
+        true => " and failures are proven not to rise",
+        false => "",
+    };
     format!(
-        "{}, each once {}{min} of those that started before are proven healthy{soak}",
+        "{}, each once {}{min} of those that started before are proven healthy{soak}{proof}",
         said.join(", "),
         gates.healthy_percent,
     )
@@ -159,22 +168,22 @@ fn conditions(conditions: &manager::Conditions) -> Option<String> {
     (!said.is_empty()).then(|| format!("a device installs when {}", said.join(" and ")))
 }
 
-fn stop(plan: &RolloutPlan, failures_max: Option<u32>, rollback: bool) -> Option<String> {
+fn stop(plan: &RolloutPlan, failures_max: Option<u32>, rollback: bool) -> String {
     let gates = &plan.gates;
     let said: Vec<String> = [
         failures_max.map(|max| match max {
-            1 => "1 failure".to_owned(),
-            max => format!("{max} failures"),
+            1 => "after 1 failure".to_owned(),
+            max => format!("after {max} failures"),
         }),
         gates.failure_percent.map(|max| {
             let sample = gates.failure_sample;
-            format!("more than {max} failures among at least {sample} devices")
+            format!("when more than {max} of at least {sample} devices fail")
         }),
         plan.given.gates.sequential.as_ref().map(|test| {
             let unwell = gates.unwell.iter().map(|bound| format!(", {bound}"));
             format!(
-                "more failures{} than among the devices not updated yet (wrong at most {} of the \
-                 time)",
+                "when the updated devices fail more often{} than the others (wrong at most {} of \
+                 the time)",
                 unwell.collect::<String>(),
                 test.false_stop
             )
@@ -184,13 +193,13 @@ fn stop(plan: &RolloutPlan, failures_max: Option<u32>, rollback: bool) -> Option
     .flatten()
     .collect();
     if said.is_empty() {
-        return None;
+        return "it goes on whatever fails".to_owned();
     }
     let then = match rollback {
-        true => "pause and send the updated devices back to their earlier image",
-        false => "pause",
+        true => ", and sends the updated devices back to their earlier image",
+        false => "",
     };
-    Some(format!("{} {then}", said.join(" or ")))
+    format!("it pauses {}{then}", said.join(" or "))
 }
 
 fn retries(plan: &RolloutPlan) -> Option<String> {
@@ -199,4 +208,9 @@ fn retries(plan: &RolloutPlan) -> Option<String> {
         "what fails for a passing reason is tried again after {} to {}",
         retries.base, retries.max
     ))
+}
+
+fn trial(deadline_s: u32) -> Option<String> {
+    let said = format!("a new image has {deadline_s} s to confirm itself");
+    (deadline_s != TRIAL_DEADLINE_S).then_some(said)
 }

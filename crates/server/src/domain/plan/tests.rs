@@ -1,4 +1,7 @@
+use std::sync::Arc;
+
 use super::*;
+use crate::domain::{model::Target, sample};
 
 fn given(json: serde_json::Value) -> Result<RolloutPlan, PlanError> {
     let given = serde_json::from_value(json).expect("a plan");
@@ -86,16 +89,27 @@ fn a_plan_reads_as_one_sentence() {
         "conditions": {"battery_min": 40, "consent": true},
         "retries": {},
     }));
-    let text = sentence("1.0.6", "group:hall", &plan.expect("valid"), Some(3), true);
+    let mut rollout = sample::rollout(1, 1);
+    let simple = sentence("1.0.6", &rollout);
     assert_eq!(
-        text,
+        simple,
+        "Bring 1.0.6 to all: all at once; it goes on whatever fails."
+    );
+    rollout.target = Target::parse(&["group:hall".to_owned()]).expect("a target");
+    rollout.plan = Arc::new(plan.expect("valid"));
+    rollout.failures_max = Some(1);
+    rollout.rollback_on_failure = true;
+    rollout.trial_deadline_s = 60;
+    assert_eq!(
+        sentence("1.0.6", &rollout),
         "Bring 1.0.6 to group:hall where tag.site == north, through 1.0.4: first 5 devices, then \
          5 % (for at least 30m, paused after 1d), then all, each once 90 % of those that started \
          before are proven healthy for 10m; installing 01:00-05:00 in each device's own time \
          (Europe/Berlin where it tells none); at most 50 devices at a time; a device installs \
-         when its battery has 40 % and its user says yes; 3 failures or more than 2.5 % failures \
-         among at least 20 devices pause and send the updated devices back to their earlier \
-         image; what fails for a passing reason is tried again after 5m to 6h."
+         when its battery has 40 % and its user says yes; it pauses after 1 failure or when more \
+         than 2.5 % of at least 20 devices fail, and sends the updated devices back to their \
+         earlier image; what fails for a passing reason is tried again after 5m to 6h; a new \
+         image has 60 s to confirm itself."
     );
 }
 

@@ -80,6 +80,11 @@
 
   function prepare(root) {
     for (const button of all(root, '[data-copy]')) button.hidden = false;
+    const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
+    for (const time of all(root, 'time[data-local]')) {
+      // Swedish writes 2026-12-01 22:00, as the server does.
+      time.textContent = new Date(Number(time.dataset.local)).toLocaleString('sv-SE', { dateStyle: 'short', timeStyle: 'short' }) + ' ' + timeZone;
+    }
   }
 
   function swap(before, after) {
