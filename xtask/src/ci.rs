@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::{
-    bench_delta, browser, corpus, deny, emulator, fuzz, mqtt, no_std, postgres,
+    bench_delta, browser, corpus, deny, emulator, fuzz, mqtt, mutants, no_std, postgres,
     process::{cargo, command, in_ci, output, run},
     readme, rv32_delta, rv32_device, signed, tidy, tools,
 };
@@ -36,10 +36,12 @@ const STEPS: &[Step] = &[
     step("c-verifier", signed::c_verifier),
     step("cose-differential", signed::cose_differential),
     step("softhsm", signed::softhsm),
+    step("mutants", mutants::some),
     step("fuzz", fuzz::smoke),
     step("emulator", emulator::run_all),
     step("demo", demo),
     step("bench", bench),
+    step("powercut", powercut),
     step("bench-fleet", bench_fleet),
     step("mqtt", mqtt::run),
     step("readme", readme::run),
@@ -203,6 +205,12 @@ fn acme() -> Result<()> {
 
 fn demo() -> Result<()> {
     run(&mut cargo("run --release --locked -- demo --fast --exit"))
+}
+
+/// A capped form of the power-cut proof, with the figures that README speaks of.
+fn powercut() -> Result<()> {
+    let mut proof = cargo("run --release --locked -- sim powercut --seconds 60");
+    run(&mut proof)
 }
 
 fn bench() -> Result<()> {

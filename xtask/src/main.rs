@@ -14,6 +14,7 @@ mod emulator;
 mod fuzz;
 mod hotfix;
 mod mqtt;
+mod mutants;
 mod no_std;
 mod postgres;
 mod process;
@@ -41,6 +42,7 @@ cargo xtask CHORE
                       compared with README's table; --fix rewrites it
   emulator            Espressif's real ROM and bootloader, and a firmware that updates itself, in an
                       emulator of the ESP32-C3
+  mutants [TEXT]      take precautions away in the device crate; the power-cut proof must find each
   rv32-delta          decode a real patch on an RV32 in QEMU: memory, instructions
   test                all tests, those of the store on SQLite and on a PostgreSQL started for them
   mqtt                what is published over MQTT, against Mosquitto
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Some("rv32-delta") => rv32_delta::run_all(),
         Some("rv32-device") => rv32_device::main(rest),
         Some("test") => postgres::test(),
+        Some("mutants") => mutants::main(rest),
         Some("mqtt") => mqtt::run(),
         Some("readme") => readme::run(),
         Some("browser") => browser::run(),

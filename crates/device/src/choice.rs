@@ -27,6 +27,9 @@ use crate::{
 };
 
 const LABEL_OFFSET: u32 = 4;
+/// What a retired entry has for its CRC. It is right for one sequence number, 0x9226F562, which
+/// takes more than two thousand million updates to reach.
+const RETIRED_CRC: u32 = 0;
 
 /// Both entries as they are in flash.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +100,7 @@ impl Choice {
         F: MultiwriteNorFlash,
     {
         let at = self.sector(index) + CRC_OFFSET as u32;
-        let done = flash.program_checked(at, &[0; 4]);
+        let done = flash.program_checked(at, &RETIRED_CRC.to_le_bytes());
         self.reread(flash, index)?;
         done
     }
@@ -113,12 +116,11 @@ impl Choice {
         F: MultiwriteNorFlash,
     {
         let at = self.sector(index);
-        if !flash.is_blank(at, ENTRY_SECTOR_BYTES)? {
-            if self.entries[index].is_crc_right() {
-                self.retire(flash, index)?;
-            }
-            flash.erase(at, ENTRY_SECTOR_BYTES)?;
+        if !self.entries[index].is_empty() && self.entries[index].is_crc_right() {
+            self.retire(flash, index)?;
         }
+        // Also where it reads as blank: cells of a torn erase may do so only now.
+        flash.erase(at, ENTRY_SECTOR_BYTES)?;
         let bytes = entry.to_bytes();
         let (body, crc) = bytes.split_at(CRC_OFFSET);
         let done = flash
@@ -164,8 +166,8 @@ impl Choice {
             self.reread(flash, index)?;
             return done;
         }
-        let Some(mark) = Mark::parse(&label) else {
-            return Ok(()); // Some other use of the label: leave it alone.
+        let Some(mark) = Mark::parse(&label).filter(|mark| !mark.handed_over) else {
+            return Ok(()); // Noted before, or some other use of the label: leave it alone.
         };
         let mark = Mark {
             handed_over: true,
@@ -215,15 +217,31 @@ impl Choice {
         Ok(free)
     }
 
-    /// Retires every usable entry of a slot whose content is about to change.
+    /// Retires every entry of a slot whose content is about to change, also one that only reads as
+    /// unusable: a torn program can leave cells that read as right the next time.
     pub(crate) fn retire_slot<F>(&mut self, flash: &mut Guarded<F>, slot: u8) -> Result<(), Fault>
     where
         F: MultiwriteNorFlash,
     {
-        while let Some(index) = self.usable_of(slot) {
-            self.retire(flash, index)?;
+        for index in 0..2 {
+            let entry = &self.entries[index];
+            let is_alive = !entry.is_empty() && entry.crc != RETIRED_CRC;
+            if is_alive && self.slot(index) == slot {
+                self.retire(flash, index)?;
+            }
         }
         Ok(())
+    }
+
+    /// The entry of the running image that the bootloader has followed and that reads as damaged now.
+    /// Where none can be, the bootloader fell back.
+    pub(crate) fn damaged_of(&self, running: u8) -> Option<usize> {
+        (0..2).find(|index| {
+            let entry = &self.entries[*index];
+            let is_damaged = !entry.is_crc_right() && entry.crc != RETIRED_CRC;
+            let was_followed = !entry.is_empty() && !entry.state.is_given_up();
+            is_damaged && was_followed && self.slot(*index) == running
+        })
     }
 
     /// The sequence number that makes a slot boot.
@@ -245,7 +263,12 @@ impl Choice {
         }
         // The active entry, if any, goes last: until then the bootloader does what it did today.
         let index = self.active().map_or(0, |active| 1 - active);
-        self.replace(flash, index, &Entry::new(seq, State::Valid))?;
+        let entry = Entry {
+            // What is to be noted beside a new image: see `hand_over`.
+            label: Mark::HANDED_OVER.label(),
+            ..Entry::new(seq, State::Valid)
+        };
+        self.replace(flash, index, &entry)?;
         Ok(index)
     }
 

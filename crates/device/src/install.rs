@@ -29,7 +29,7 @@ use crate::{
     patch::PatchEnd,
     readiness::Asks,
     slot::Slot,
-    trial::TRIAL_DEADLINE_S_DEFAULT,
+    trial::{TRIAL_DEADLINE_S_DEFAULT, is_power_loss},
     trust::Known,
     updater::{Next, ResetNow, Updater},
 };
@@ -271,7 +271,7 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
             return Ok((!waits).then_some(next));
         }
         self.drop_job()?;
-        let mut job = Job::new(id, install);
+        let mut job = Job::new(id, install, is_power_loss(self.boot.reset));
         let refused = match (&self.trust, install.release, install.artifact) {
             (None, ..) => self.refusal(&job).map(drop),
             (Some(_), Some(_), Some(artifact)) => {
@@ -550,12 +550,16 @@ impl<'w, F: MultiwriteNorFlash> Updater<'w, F> {
         }
         let (head, bytes, wanted) = (job.head, job.bytes, job.image);
         if !self.flash.holds(slot.region.offset, &head)? {
-            self.free(slot)?;
+            let free = self.free(slot)?;
+            // Not later: a torn write there can cost the running entry, and must find nothing else
+            // that is bootable.
+            self.choice.hand_over(&mut self.flash, free)?;
             if let Some(job) = &mut self.job {
                 job.head_is_ours = true;
             }
-            self.flash.program_checked(slot.region.offset, &head)?;
         }
+        // Also where it reads right: cells of a torn write may do so only now.
+        self.flash.program_checked(slot.region.offset, &head)?;
         match digest(&mut self.flash, slot, None, bytes)? == wanted {
             true => Ok(()),
             false => Err(Unproven::Digest),

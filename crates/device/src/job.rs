@@ -16,6 +16,10 @@
 //! have stopped: `r` if the sector before it is complete, `r - 4096` if it is not. Their digests go
 //! to the server (see [`Held`]), which knows the image and names the longest true prefix. A wrong
 //! guess costs bytes, never truth: what boots is proven by the whole SHA-256.
+//!
+//! After a power loss the last operation is *suspect*: cells that it left between 0 and 1 may read as
+//! right now and as wrong when the image is to boot. What it can have written is written again, and
+//! what it can have erased is erased again, however it reads.
 
 use embedded_storage::nor_flash::MultiwriteNorFlash;
 use fota_proto::{
@@ -35,6 +39,10 @@ use crate::{
     slot::Slot,
     updater::Download,
 };
+
+/// From where a download stopped, what an erase can have been at work on that lost its power: the
+/// sector behind the blank one that is kept ahead.
+const SUSPECT_BYTES: u32 = 3 * SECTOR_BYTES;
 
 /// Where an install stands.
 #[derive(Debug)]
@@ -87,6 +95,10 @@ pub(crate) struct Job {
     pub(crate) resumed: bool,
     /// The head in flash was programmed by this job.
     pub(crate) head_is_ours: bool,
+    /// Power was lost before this start, perhaps in the last operation on the slot.
+    is_suspect: bool,
+    /// Up to here flash is not believed to be blank or written, however it reads.
+    suspect_to: u32,
     /// Programmed so far; the start of a page.
     written: u32,
     /// Everything from `written` to here is blank.
@@ -98,8 +110,8 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// A download from the start.
-    pub(crate) fn new(order: u64, install: &Install) -> Self {
+    /// A download from the start. After a power loss, what was last done to the slot is `suspect`.
+    pub(crate) fn new(order: u64, install: &Install, is_suspect: bool) -> Self {
         Self {
             order,
             image: install.image,
@@ -120,6 +132,8 @@ impl Job {
             known: 0,
             resumed: false,
             head_is_ours: false,
+            is_suspect,
+            suspect_to: 0,
             written: 0,
             erased_to: 0,
             page: [BLANK; PAGE_BYTES],
@@ -174,7 +188,9 @@ impl Job {
         flash.read(slot.region.offset, &mut head)?;
         // A head may also be torn: then programming it again completes it.
         let can_become = head.iter().zip(self.head).all(|(is, to)| is & to == to);
-        if can_become && self.is_whole(flash, slot)? {
+        // The head comes last: behind one that has begun, all else was whole.
+        let may_be_whole = can_become && !(self.is_suspect && is_blank(&head));
+        if may_be_whole && self.is_whole(flash, slot)? {
             self.stage = Stage::Complete;
             return Ok(());
         }
@@ -212,7 +228,7 @@ impl Job {
         slot: Slot,
         known: u32,
     ) -> Result<(), Fault> {
-        let held = claims(flash, slot, self.bytes, known)?;
+        let held = claims(flash, slot, self.bytes, known, self.is_suspect)?;
         match held.is_empty() {
             true => self.start_from(known),
             false => self.stage = Stage::Locating { held, known },
@@ -227,10 +243,19 @@ impl Job {
         self.patching = None;
         (self.resumed, self.head_is_ours) = (from > 0, false);
         (self.written, self.erased_to) = (from, from);
+        self.suspect(from);
         (self.page, self.filled) = ([BLANK; PAGE_BYTES], 0);
         if let Some(feed) = &mut self.feed {
             feed.restart();
         }
+    }
+
+    /// The download goes on from here: what lies behind is suspect after a power loss.
+    pub(crate) fn suspect(&mut self, from: u32) {
+        self.suspect_to = match self.is_suspect {
+            true => from + SUSPECT_BYTES,
+            false => 0,
+        };
     }
 
     /// Takes the next bytes of the image; the caller has checked that they are not too many.
@@ -278,8 +303,9 @@ impl Job {
         let at = slot.region.offset + self.written;
         let head = if self.written == 0 { HEAD_BYTES } else { 0 };
         let head = head.min(chunk.len());
-        let is_there =
-            flash.is_blank(at, head as u32)? && flash.holds(at + head as u32, &chunk[head..])?;
+        let is_there = self.written >= self.suspect_to
+            && flash.is_blank(at, head as u32)?
+            && flash.holds(at + head as u32, &chunk[head..])?;
         if !is_there {
             return self.place(flash, slot, chunk);
         }
@@ -333,7 +359,7 @@ impl Job {
             let is_block = at.is_multiple_of(BLOCK_BYTES) && end - self.erased_to >= BLOCK_BYTES;
             let unit = if is_block { BLOCK_BYTES } else { SECTOR_BYTES };
             // Saves wear and time on a fresh slot and after a resume.
-            if !flash.is_blank(at, unit)? {
+            if self.erased_to < self.suspect_to || !flash.is_blank(at, unit)? {
                 flash.erase(at, unit)?;
             }
             self.erased_to += unit;
@@ -378,12 +404,14 @@ pub(crate) fn digest<F: MultiwriteNorFlash>(
 }
 
 /// Places beyond `known` where a download of `bytes` may have stopped, nearest first, with the
-/// digest of what lies before each. One pass over the slot, with three hasher states.
+/// digest of what lies before each. One pass over the slot, with three hasher states. The sector in
+/// front of a blank one is left out where it is suspect.
 fn claims<F: MultiwriteNorFlash>(
     flash: &mut Guarded<F>,
     slot: Slot,
     bytes: u32,
     known: u32,
+    is_suspect: bool,
 ) -> Result<List<Held, HELD_MAX>, Fault> {
     let mut held = List::new();
     let mut claim = |bytes: u32, hasher: &sha2::Sha256| {
@@ -407,7 +435,8 @@ fn claims<F: MultiwriteNorFlash>(
         }
         let stopped_here = (blank && !was_blank) || (!blank && start == last);
         if stopped_here {
-            let room = claim(start.saturating_sub(SECTOR_BYTES), &before) && claim(start, &here);
+            let room = claim(start.saturating_sub(SECTOR_BYTES), &before)
+                && ((blank && is_suspect) || claim(start, &here));
             if !room {
                 break;
             }

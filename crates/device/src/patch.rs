@@ -161,6 +161,7 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
         }
         decoder.reset();
         job.start_from(0);
+        job.suspect(known);
         job.known = known;
         job.patching = Some(Patching {
             patch,

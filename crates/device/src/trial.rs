@@ -195,6 +195,7 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
     /// At start: finds out whether this is a trial, and guards it. True if the chip must reset.
     pub(crate) fn begin_trial(&mut self) -> Result<bool, Fault> {
         let Some(index) = self.choice.usable_of(self.running.number) else {
+            self.heal()?;
             return Ok(false);
         };
         let start = judge(
@@ -208,10 +209,25 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
             Start::Finish(mark) => self.write_valid(index, Some(mark))?,
             Start::Trial(mark) => self.guard(index, mark)?,
             Start::Foreign => self.trial = Some(Trial { index, mark: None }),
-            Start::Torn => self.adopt(index)?,
+            Start::Torn => {
+                let unknown = Mark::new(ORDER_UNKNOWN, TRIAL_DEADLINE_S_DEFAULT, 0);
+                self.adopt(index, unknown)?;
+            }
             Start::Abort(mark) => return self.abort(index, mark),
         }
         Ok(false)
+    }
+
+    /// What runs is the truth, and not that its entry reads as damaged: writes it again, before the
+    /// bootloader reads the same and goes elsewhere. An image that was on trial is on trial again.
+    fn heal(&mut self) -> Result<(), Fault> {
+        let Some(index) = self.choice.damaged_of(self.running.number) else {
+            return Ok(());
+        };
+        match Mark::parse(&self.choice.entry(index).label) {
+            Some(mark) if !mark.confirmed => self.adopt(index, mark),
+            mark => self.write_valid(index, mark),
+        }
     }
 
     /// At start of the earlier image: what became of the image that was to replace it.
@@ -251,18 +267,18 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
             return Ok(Verdict::Open);
         };
         let verdict = match self.choice.entry(index).state {
-            State::Aborted | State::Invalid => after_abort(mark, self.boot.reset),
-            // The choice names an image that did not boot: the bootloader refused it.
+            State::Aborted | State::Invalid => {
+                let end = End::RolledBackBoot;
+                verdict_of(mark, self.boot.reset, end, FailureCode::CrashLoop)
+            }
+            // The choice names an image that did not boot: the bootloader refused it. But where power
+            // was lost the entry may be torn, and have read as wrong then and as right now.
             _ if !mark.confirmed
                 && self.choice.active() == Some(index)
                 && self.choice.slot(index) != self.running.number =>
             {
-                Verdict::Ended {
-                    end: End::Failed,
-                    code: FailureCode::ImageInvalid,
-                    reset: self.boot.reset,
-                    reported: false,
-                }
+                let code = FailureCode::ImageInvalid;
+                verdict_of(mark, self.boot.reset, End::Failed, code)
             }
             _ => return Ok(Verdict::Open),
         };
@@ -309,10 +325,11 @@ impl<F: MultiwriteNorFlash> Updater<'_, F> {
         Ok(())
     }
 
-    fn adopt(&mut self, index: usize) -> Result<(), Fault> {
+    /// Writes the running image's entry anew, as one of a trial that has begun.
+    fn adopt(&mut self, index: usize, mark: Mark) -> Result<(), Fault> {
         let mark = Mark {
             started: true,
-            ..Mark::new(ORDER_UNKNOWN, TRIAL_DEADLINE_S_DEFAULT, 0)
+            ..mark
         };
         let entry = Entry {
             label: mark.label(),
@@ -361,13 +378,15 @@ fn confirmed(mark: Mark) -> Mark {
     }
 }
 
-fn after_abort(mark: Mark, reset: ResetReason) -> Verdict {
+/// How a trial ended that did not last: by a power loss, which says nothing of the image unless there
+/// were too many, or by the image.
+fn verdict_of(mark: Mark, reset: ResetReason, end: End, code: FailureCode) -> Verdict {
     if is_power_loss(reset) && mark.power_losses < TRIAL_POWER_LOSS_MAX {
         return Verdict::Interrupted;
     }
     Verdict::Ended {
-        end: End::RolledBackBoot,
-        code: FailureCode::CrashLoop,
+        end,
+        code,
         reset,
         reported: false,
     }

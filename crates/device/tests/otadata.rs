@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    IMAGE_BYTES, SLOTS, bench, boot_info, entry, firmware, order_install, put_entry, runs, spec,
-    updated,
+    IMAGE_BYTES, OTADATA, SLOTS, bench, boot_info, entry, firmware, order_install, put_entry, runs,
+    spec, updated,
 };
 use fota_device::{StartError, Started, Trust, Updater};
 use fota_image::otadata::{Entry, State};
@@ -124,6 +124,76 @@ fn the_fallback_is_the_running_image_before_a_slot_changes() {
     let running = [entry(&bench.flash, 0), entry(&bench.flash, 1)];
     let of_running = |entry: &&Entry| entry.usable() && entry.seq % 2 == 1;
     assert_eq!(running.iter().filter(of_running).count(), 1, "{running:?}");
+}
+
+/// esp-bootloader-esp-idf reads both entries or none: one that is damaged ends all updates.
+#[test]
+fn one_damaged_entry_does_not_end_updates() {
+    for rollback in [false, true] {
+        for (index, at) in (0..2).flat_map(|index| (0..32).map(move |at| (index, at))) {
+            let mut bench = base(rollback);
+            let place = OTADATA[index] + at;
+            let byte = bench.flash.bytes(place..place + 1).unwrap()[0];
+            bench.flash.load(place, &[byte ^ 0x5A]).unwrap();
+            still_updates(
+                bench,
+                &format!("rollback {rollback}, byte {at} of entry {index}"),
+            );
+        }
+    }
+}
+
+/// Others take the entry with the highest number for what runs, though its image was given up: the
+/// next update would erase the running slot.
+#[test]
+fn an_entry_that_was_given_up_is_not_what_runs() {
+    for (rollback, state) in [
+        (false, State::Invalid),
+        (true, State::Invalid),
+        (true, State::Aborted),
+    ] {
+        let mut bench = base(rollback);
+        put_entry(&mut bench.flash, 0, &Entry::new(1, State::Valid));
+        put_entry(&mut bench.flash, 1, &Entry::new(2, state));
+        assert_eq!(runs(&bench), "1.0.0");
+        still_updates(bench, &format!("rollback {rollback}, {state:?}"));
+    }
+}
+
+/// Others change the number of an entry and leave its state: an image in the place of one that was
+/// given up never boots.
+#[test]
+fn a_new_entry_does_not_inherit_the_state_of_the_old_one() {
+    for state in [State::Invalid, State::Aborted] {
+        let mut bench = updated(false);
+        put_entry(&mut bench.flash, 0, &Entry::new(1, state));
+        order_install(&mut bench, 5, &firmware("3.0.0", Behaviour::Works));
+        bench.start().unwrap();
+        assert_eq!(entry(&bench.flash, 0).state, State::New);
+        assert_eq!(runs(&bench), "3.0.0");
+    }
+}
+
+/// A torn CRC may read as right to the bootloader and as wrong to the app. Others then find no image
+/// that runs, and refuse everything; here the entry is written again, and the trial goes on.
+#[test]
+fn an_entry_that_reads_as_damaged_once_its_image_runs_is_written_again() {
+    for rollback in [false, true] {
+        let mut bench = bench(rollback);
+        order_install(&mut bench, 1, &firmware("2.0.0", Behaviour::FailsSelfTest));
+        bench.start().unwrap();
+        bench.rots = vec![OTADATA[1] + 28];
+        bench.run(3).unwrap();
+        // It was on trial, or it would not have gone back.
+        assert_eq!(runs(&bench), "1.0.0", "rollback {rollback}");
+
+        let mut bench = updated(rollback);
+        bench.rots = vec![OTADATA[1] + 28];
+        let leave = firmware("2.0.0", Behaviour::Works).elf;
+        common::order_leave(&mut bench, 2, leave);
+        bench.run(3).unwrap();
+        assert_eq!(runs(&bench), "1.0.0", "rollback {rollback}");
+    }
 }
 
 #[test]

@@ -100,6 +100,10 @@ async fn run(global: &Global, command: Option<Command>) -> Result {
             let world = async { Ok(sim::world::run(args).await?) };
             return until_interrupted(world, failure::interrupted).await;
         }
+        Command::Sim(sim::Args {
+            command: Some(sim::Command::Powercut(args)),
+            ..
+        }) => return Ok(sim::powercut::run(&args, global.json)?),
         Command::Bench(args) => return Ok(bench::run(args, global.json).await?),
         Command::Image(command) => return cmd::image::run(&Output::new(global), command),
         Command::Delta(command) => return cmd::delta::run(&Output::new(global), command),

@@ -1,5 +1,6 @@
 //! `fota sim`: simulated ESP32s against any server.
 
+pub mod powercut;
 pub mod world;
 
 #[cfg(unix)]
@@ -98,6 +99,8 @@ pub struct Args {
 pub enum Command {
     /// A rollout plan against thousands of devices for weeks, in virtual time, without a network
     Fleet(world::Args),
+    /// The power fails at every flash operation of a device's life, and the network at every byte
+    Powercut(powercut::Args),
 }
 
 /// What a simulated device proves itself with.

@@ -22,6 +22,7 @@ use crate::{
     decoder::SimDecoder,
     firmware::{Behaviour, Firmware},
     flash::{DEFAULT_BYTES, FlashError, SimFlash},
+    powercut::{Broken, Watch},
     scripted::{Ask, ScriptedServer},
     signing::Maker,
 };
@@ -32,6 +33,8 @@ const TURNS_MAX: u32 = 200;
 /// Bytes that arrive together: no divisor of a page, so that every split is seen. The last ones
 /// may be lost with the power, on top of what the device has to fetch again.
 pub const ARRIVING_BYTES: usize = 251;
+/// Uptime at which an app gives up on a link that is silent.
+const STALL_S: u32 = 120;
 /// Revision of the board.
 pub const HARDWARE: u16 = 2;
 /// Where `ota_0` begins in the table of [`Bench::new`].
@@ -68,6 +71,9 @@ pub enum BenchError {
     /// It was started again and again.
     #[error("not settled after {0} starts")]
     Starts(u32),
+    /// What is watched over did not hold.
+    #[error(transparent)]
+    Broken(#[from] Broken),
 }
 
 /// An outcome as the server saw it.
@@ -90,6 +96,33 @@ pub struct ByteCut {
     pub downloaded_bytes: u64,
     /// Whether the device loses its power with it.
     pub reboots: bool,
+}
+
+/// What the network can do to a download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NetFault {
+    /// The connection is lost; the next request goes on from there.
+    Drop,
+    /// Nothing more comes, until the app gives up, checks in and asks again.
+    Stall,
+    /// One bit arrives wrong.
+    Flip,
+    /// What came last comes once more.
+    Duplicate,
+    /// The connection is lost, and the request for the rest is answered with all of it: 200 where
+    /// 206 was asked for.
+    Whole,
+    /// The connection is lost, and another file is under the same name.
+    Other,
+}
+
+/// A network fault once this many body bytes have arrived, in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetCut {
+    /// Of [`Bench::downloaded_bytes`].
+    pub downloaded_bytes: u64,
+    /// What happens.
+    pub fault: NetFault,
 }
 
 /// A lost link.
@@ -125,6 +158,12 @@ pub struct Bench {
     pub link_cuts: Vec<LinkCut>,
     /// The same by what has arrived, whatever it is.
     pub byte_cuts: Vec<ByteCut>,
+    /// What the network does.
+    pub net_cut: Option<NetCut>,
+    /// Answer to the next request for a body that is not the one that was asked for.
+    odd_reply: Option<NetFault>,
+    /// Whether the network did anything: bytes may be refused.
+    is_disturbed: bool,
     /// Body bytes that arrived, in all.
     pub downloaded_bytes: u64,
     /// Starts of the app.
@@ -134,8 +173,8 @@ pub struct Bench {
     /// The first flash operation of the app in the last start; all before are the bootloader's.
     /// None where the bootloader did not get so far.
     pub app_from_op: Option<u64>,
-    /// The first flash operation of the last confirmation of a trial.
-    pub confirm_op: Option<u64>,
+    /// What is promised of it, where that is watched.
+    pub watch: Option<Watch>,
     /// What the device reported.
     pub outcomes: Vec<SeenOutcome>,
     nonce: u64,
@@ -160,11 +199,14 @@ impl Bench {
             reset: ResetReason::PowerOn,
             link_cuts: Vec::new(),
             byte_cuts: Vec::new(),
+            net_cut: None,
+            odd_reply: None,
+            is_disturbed: false,
             downloaded_bytes: 0,
             starts: 0,
             activations: 0,
             app_from_op: None,
-            confirm_op: None,
+            watch: None,
             outcomes: Vec::new(),
             nonce: 0,
         })
@@ -190,6 +232,9 @@ impl Bench {
     pub fn start(&mut self) -> Result<Ended, BenchError> {
         self.flash.unprotect_all();
         self.app_from_op = None;
+        // The same nonces at each start: the same flash and the same order make the same start.
+        self.nonce = 0;
+        self.mark(self.flash.ops());
         let boot = match self.bootloader.boot(&mut self.flash) {
             Ok(boot) => boot,
             Err(NoBoot::PowerLost) => return Ok(Ended::PowerLost),
@@ -198,6 +243,9 @@ impl Bench {
         for at in std::mem::take(&mut self.rots) {
             let bytes = self.flash.bytes(at..at + 1)?;
             self.flash.load(at, &[bytes[0] ^ 1])?;
+        }
+        if let Some(watch) = &self.watch {
+            watch.booted(&boot)?;
         }
         self.flash.protect(0..TABLE_OFFSET + 0x1000);
         self.flash.protect(boot.region.offset..boot.region.end());
@@ -253,6 +301,13 @@ impl Bench {
             Started::Run(updater) => updater,
             Started::Reset(_) => return Ok(Ended::Reset),
         };
+        if let Some(watch) = &mut self.watch {
+            watch.started(&updater)?;
+        }
+        if *behaviour == Behaviour::CrashesOnTrial && updater.is_on_trial() {
+            self.reset = ResetReason::Panic;
+            return Ok(Ended::Reset);
+        }
         if let Some(decoder) = &mut decoder {
             updater.apply_patches_with(decoder);
         }
@@ -262,6 +317,7 @@ impl Bench {
             if !updater.flash().is_powered() {
                 return Ok(Ended::PowerLost);
             }
+            self.mark(updater.flash().ops());
             next = match next {
                 Next::CheckIn => self.check_in(&mut updater, uptime_s, behaviour)?,
                 Next::FetchRoot { version } => self.fetch_root(&mut updater, version)?,
@@ -275,13 +331,15 @@ impl Bench {
                 },
                 Next::Prove => match updater.prove() {
                     Ok(verified) => {
-                        self.activations += 1;
                         let _ = verified.activate().map_err(device("activate"))?;
+                        self.activations += 1;
                         return Ok(Ended::Reset);
                     }
                     Err(_) => updater.next(),
                 },
-                Next::Wait { .. } if !updater.is_on_trial() => return Ok(Ended::Settled),
+                Next::Wait { .. } if !updater.is_on_trial() && self.is_over(&updater)? => {
+                    return Ok(Ended::Settled);
+                }
                 Next::Wait { seconds } => {
                     uptime_s += seconds;
                     if updater.tick(uptime_s).map_err(device("tick"))?.is_some() {
@@ -295,6 +353,21 @@ impl Bench {
         Err(BenchError::Endless)
     }
 
+    fn mark(&mut self, op: u64) {
+        let (downloaded_bytes, activations) = (self.downloaded_bytes, self.activations);
+        if let Some(watch) = &mut self.watch {
+            watch.mark(op, downloaded_bytes, activations);
+        }
+    }
+
+    /// Whether nothing more is to happen.
+    fn is_over(&self, updater: &Updater<'_, &mut SimFlash>) -> Result<bool, BenchError> {
+        match &self.watch {
+            Some(watch) => Ok(watch.is_over(updater)?),
+            None => Ok(true),
+        }
+    }
+
     fn fetch_root(
         &mut self,
         updater: &mut Updater<'_, &mut SimFlash>,
@@ -303,7 +376,11 @@ impl Bench {
         let roots = self.server.maker.as_ref().map(Maker::roots);
         let root = roots.and_then(|roots| roots.get(version.checked_sub(1)? as usize));
         let root = root.ok_or_else(|| device("root")("there is none of this version"))?;
-        updater.root(root).map_err(device("root"))
+        let next = updater.root(root).map_err(device("root"))?;
+        if let Some(watch) = &mut self.watch {
+            watch.trusts(updater);
+        }
+        Ok(next)
     }
 
     fn fetch_release(
@@ -333,6 +410,12 @@ impl Bench {
         let request = updater.check_in(self.nonce, uptime_s, &mut buffer);
         let request: CheckIn = minicbor::decode(request).map_err(device("check_in"))?;
         self.note(&request);
+        if let Some(watch) = &mut self.watch
+            && let Some(next) = watch.heard(&request)?
+        {
+            self.server = next;
+        }
+        self.mark(updater.flash().ops());
         let answer = self.server.answer(&request);
         match behaviour {
             Behaviour::NeverConfirms => {}
@@ -341,10 +424,14 @@ impl Bench {
                 return rejected.map(Next::Reset).map_err(device("reject"));
             }
             _ => {
-                if updater.is_on_trial() {
-                    self.confirm_op = Some(updater.flash().ops());
+                if let Some(watch) = &mut self.watch {
+                    watch.confirms(updater);
                 }
+                self.mark(updater.flash().ops());
                 updater.confirm().map_err(device("confirm"))?;
+                if let Some(watch) = &mut self.watch {
+                    watch.trusts(updater);
+                }
             }
         }
         updater.answer(&answer).map_err(device("answer"))
@@ -385,8 +472,10 @@ impl Bench {
         } else if cut.is_some() {
             self.link_cuts.remove(0);
         }
-        for arriving in body.chunks(ARRIVING_BYTES) {
+        let (disturbed, fault) = self.disturb(blob, body);
+        for arriving in disturbed.as_deref().unwrap_or(body).chunks(ARRIVING_BYTES) {
             self.downloaded_bytes += arriving.len() as u64;
+            self.mark(updater.flash().ops());
             match updater.receive(arriving) {
                 Ok(()) => {}
                 // It wants other bytes than these.
@@ -395,13 +484,51 @@ impl Bench {
                     self.patch_ends.push(why);
                     return Ok(None);
                 }
+                Err(_) if self.is_disturbed => return Ok(None),
                 Err(error) => return Err(device("receive")(error)),
             }
+        }
+        if fault == Some(NetFault::Stall) {
+            self.check_in(updater, STALL_S, &Behaviour::Works)?;
         }
         Ok(reboots.filter(|reboots| *reboots).map(|_| {
             self.reset = ResetReason::PowerOn;
             Ended::Reset
         }))
+    }
+
+    /// What arrives in place of a body, where the network has its hand in it.
+    fn disturb(&mut self, blob: &[u8], body: &[u8]) -> (Option<Vec<u8>>, Option<NetFault>) {
+        match self.odd_reply.take() {
+            Some(NetFault::Whole) => return (Some(blob.to_vec()), None),
+            Some(_) => return (Some(body.iter().map(|byte| !byte).collect()), None),
+            None => {}
+        }
+        let left = |cut: &NetCut| cut.downloaded_bytes.checked_sub(self.downloaded_bytes);
+        let Some((cut, left)) = self
+            .net_cut
+            .and_then(|cut| Some((cut, left(&cut)? as usize)))
+        else {
+            return (None, None);
+        };
+        if left >= body.len() {
+            return (None, None);
+        }
+        (self.net_cut, self.is_disturbed) = (None, true);
+        let mut arriving = body.to_vec();
+        match cut.fault {
+            NetFault::Drop | NetFault::Stall => arriving.truncate(left),
+            NetFault::Flip => arriving[left] ^= 1 << (cut.downloaded_bytes % 8),
+            NetFault::Duplicate => {
+                let again = arriving[left.saturating_sub(ARRIVING_BYTES)..=left].to_vec();
+                arriving.splice(left + 1..left + 1, again);
+            }
+            NetFault::Whole | NetFault::Other => {
+                arriving.truncate(left);
+                self.odd_reply = Some(cut.fault);
+            }
+        }
+        (Some(arriving), Some(cut.fault))
     }
 }
 

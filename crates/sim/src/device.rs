@@ -295,7 +295,12 @@ impl SimDevice {
     ) -> ResetReason {
         let firmware = &started.firmware;
         let panics_here = self.config.panics_on.as_deref() == Some(firmware.version.as_str());
-        if firmware.behaviour == Behaviour::CrashesAtBoot || panics_here {
+        let crashes = match firmware.behaviour {
+            Behaviour::CrashesAtBoot => true,
+            Behaviour::CrashesOnTrial => updater.is_on_trial(),
+            _ => panics_here,
+        };
+        if crashes {
             self.say("Guru Meditation Error: Core 0 panic'ed");
             return ResetReason::Panic;
         }

@@ -52,6 +52,8 @@ pub enum Behaviour {
     NeverConnects,
     /// Works and confirms, and what it does for its user goes wrong: it measures errors.
     MakesErrors,
+    /// Starts its updater, and dies before it has confirmed itself.
+    CrashesOnTrial,
 }
 
 impl Behaviour {
@@ -64,6 +66,7 @@ impl Behaviour {
             Behaviour::FailsSelfTest => 4,
             Behaviour::NeverConnects => 5,
             Behaviour::MakesErrors => 6,
+            Behaviour::CrashesOnTrial => 7,
         }
     }
 
@@ -76,6 +79,7 @@ impl Behaviour {
             4 => Behaviour::FailsSelfTest,
             5 => Behaviour::NeverConnects,
             6 => Behaviour::MakesErrors,
+            7 => Behaviour::CrashesOnTrial,
             _ => return None,
         })
     }
@@ -345,6 +349,7 @@ mod tests {
             Behaviour::FailsSelfTest,
             Behaviour::MakesErrors,
             Behaviour::NeverConnects,
+            Behaviour::CrashesOnTrial,
         ] {
             let spec = Spec::new("1.0.5")
                 .behaviour(behaviour.clone())

@@ -6,6 +6,8 @@
 
 mod fault;
 mod shared;
+mod sum;
+mod weak;
 
 use std::fmt;
 use std::ops::Range;
@@ -16,8 +18,12 @@ use embedded_storage::nor_flash::{
 };
 use fota_image::app::Source;
 
-pub use fault::Tear;
+pub(crate) use fault::Dice;
+pub use fault::{NoTear, Tear};
 pub use shared::SharedFlash;
+pub use sum::Sum;
+pub(crate) use sum::mix;
+use weak::Weak;
 
 /// What one sector erase clears.
 pub const SECTOR_BYTES: usize = 4096;
@@ -131,10 +137,25 @@ pub struct Op {
     pub len: u32,
 }
 
+impl Op {
+    /// Whether it erases.
+    pub const fn is_erase(&self) -> bool {
+        !matches!(self.kind, OpKind::Program)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     op: u64,
     tear: Tear,
+}
+
+/// What was done since it was started.
+#[derive(Clone, Default)]
+struct Log {
+    ops: Vec<Op>,
+    /// The bytes of all programs, one behind the other.
+    programmed: Vec<u8>,
 }
 
 /// The flash chip. Cloning is cheap (sectors are shared until written), so a world can be forked
@@ -146,7 +167,8 @@ pub struct SimFlash {
     erases: Vec<u32>,
     ops: u64,
     busy_us: u64,
-    log: Option<Vec<Op>>,
+    log: Option<Log>,
+    weak: Weak,
     powered: bool,
     cut: Option<Cut>,
     protected: Vec<Range<u32>>,
@@ -180,6 +202,7 @@ impl SimFlash {
             ops: 0,
             busy_us: 0,
             log: None,
+            weak: Weak::default(),
             powered: true,
             cut: None,
             protected: Vec::new(),
@@ -191,11 +214,12 @@ impl SimFlash {
     /// the bounds.
     pub fn load(&mut self, offset: u32, bytes: &[u8]) -> Result<(), FlashError> {
         self.check_bounds(offset, bytes.len())?;
+        self.weak.forget(offset..offset + bytes.len() as u32);
         self.copy_in(offset, bytes);
         Ok(())
     }
 
-    /// A copy of a range, readable also without power; for assertions.
+    /// A copy of a range without the noise of weak cells, readable also without power; for assertions.
     pub fn bytes(&self, range: Range<u32>) -> Result<Vec<u8>, FlashError> {
         let len = range.end.saturating_sub(range.start) as usize;
         self.check_bounds(range.start, len)?;
@@ -226,12 +250,17 @@ impl SimFlash {
 
     /// Starts, or restarts, the log of operations.
     pub fn start_log(&mut self) {
-        self.log = Some(Vec::new());
+        self.log = Some(Log::default());
     }
 
     /// The operations since [`SimFlash::start_log`].
     pub fn log(&self) -> &[Op] {
-        self.log.as_deref().unwrap_or(&[])
+        self.log.as_ref().map_or(&[], |log| &log.ops)
+    }
+
+    /// What the programs among them were to write, one behind the other.
+    pub fn programmed(&self) -> &[u8] {
+        self.log.as_ref().map_or(&[], |log| &log.programmed)
     }
 
     /// Cuts the power at operation number `op`, counted as [`SimFlash::ops`] counts.
@@ -253,6 +282,14 @@ impl SimFlash {
     pub fn power_on(&mut self) {
         self.powered = true;
         self.cut = None;
+    }
+
+    /// Goes on with power and without protection, as if `ops` operations had been done.
+    pub fn restart_at(&mut self, ops: u64) {
+        self.ops = ops;
+        self.log = None;
+        self.unprotect_all();
+        self.power_on();
     }
 
     /// From now on a write or erase that touches `range` is refused and counted.
@@ -312,6 +349,8 @@ impl SimFlash {
         self.copy_out(offset, &mut current);
         let pairs = (offset..).zip(current.into_iter().zip(bytes));
         for (offset, (found, wanted)) in pairs {
+            // What a weak cell holds is nobody's to say.
+            let found = found | self.weak.mask(offset);
             if found & wanted != *wanted {
                 return Err(FlashError::NotErased {
                     offset,
@@ -329,7 +368,10 @@ impl SimFlash {
         self.ops += 1;
         self.busy_us += op.kind.busy_us();
         if let Some(log) = &mut self.log {
-            log.push(op);
+            log.ops.push(op);
+            if op.kind == OpKind::Program {
+                log.programmed.extend_from_slice(target);
+            }
         }
         if op.kind != OpKind::Program {
             let first = op.offset as usize / SECTOR_BYTES;
@@ -339,15 +381,37 @@ impl SimFlash {
                 .for_each(|n| *n += 1);
         }
         let Some(Cut { tear, .. }) = self.cut.filter(|cut| cut.op == index) else {
-            self.copy_in(op.offset, target);
+            self.tear(op, target, Tear::After);
             return Ok(());
         };
-        let mut torn = vec![0; target.len()];
-        self.copy_out(op.offset, &mut torn);
-        tear.apply(&mut torn, target);
-        self.copy_in(op.offset, &torn);
+        self.tear(op, target, tear);
         self.powered = false;
         Err(FlashError::PowerLost)
+    }
+
+    /// Leaves what a cut of this operation leaves: the content only, nothing is counted. `target` is
+    /// what it was to write, ones for an erase.
+    pub fn tear(&mut self, op: Op, target: &[u8], tear: Tear) {
+        let (start, end) = tear.reach(op);
+        let mut before = vec![0; (end - start) as usize];
+        self.copy_out(start, &mut before);
+        let mut whole = before.clone();
+        let changed = whole[(op.offset - start) as usize..].iter_mut();
+        for (byte, target) in changed.zip(target) {
+            // Programming only clears bits; where that is not enough the caller forgot to erase.
+            *byte = match op.kind {
+                OpKind::Program => *byte & target,
+                _ => *target,
+            };
+        }
+        let mut torn = before.clone();
+        tear.apply(&mut torn, &whole);
+        match tear {
+            Tear::After => self.weak.settle(op, target),
+            Tear::Weak(seed) => self.weak.add(seed, start, &before, &whole),
+            _ => {}
+        }
+        self.copy_in(start, &torn);
     }
 
     fn copy_in(&mut self, offset: u32, mut bytes: &[u8]) {
@@ -394,6 +458,7 @@ impl ReadNorFlash for SimFlash {
         }
         self.check_bounds(offset, bytes.len())?;
         self.copy_out(offset, bytes);
+        self.weak.disturb(offset, bytes);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ const RETRY_AFTER_S: u32 = 30;
 /// An image as the server stores it.
 #[derive(Clone, Debug)]
 pub struct Artifact {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     /// SHA-256 of all of it.
     pub sha256: Sha256,
     /// `app_elf_sha256`, zeros where it has no description.
@@ -67,7 +67,7 @@ impl Artifact {
             sha256: Sha256(sha2::Sha256::digest(&bytes).into()),
             elf: Sha256(desc.map_or([0; 32], |desc| desc.app_elf_sha256)),
             version: desc.map_or_else(String::new, |desc| desc.version.as_str().to_string()),
-            bytes,
+            bytes: bytes.into(),
             signed: None,
             patch: None,
         }

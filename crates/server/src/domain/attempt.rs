@@ -7,7 +7,7 @@
 //! | left it while an operator's rollback stood | `rolled_back:operator` |
 //! | tells how the order ended | `failed:…`, `rolled_back:boot`, `rolled_back:health` |
 //! | claims the release's version but runs another image, after installing | `failed:version_lie` |
-//! | was on trial and runs the old image again, confirmed, without a word | `rolled_back:boot` |
+//! | was on trial and runs the old image again, confirmed, without a word | `rolled_back:boot`; after a power loss stays |
 //! | was installing and its slot holds the release rejected | `rolled_back:boot` |
 //! | was installing and came back without a word | stays; after [`INSTALLS_MAX`] times `rolled_back:boot` |
 //! | tells how far it is | that state, never an earlier one |
@@ -240,10 +240,18 @@ fn lie_detail(release: &Release, report: &Report) -> Option<String> {
     Some(format!("reports {version} but runs image {}…", elf.short()))
 }
 
-/// Whether the device was on the new image, or must have been, and is on another again.
+/// Whether the device was on the new image, or must have been, and is on another again. A trial that
+/// a power loss has ended says nothing of the image: the device goes on with the order, and says so
+/// itself when it was too often.
 fn came_back(attempt: &Attempt, release: &Release, report: &Report) -> bool {
     if report.on_trial() || !is_installing(attempt) || is_at_it(attempt, report) {
         return false;
+    }
+    if matches!(
+        report.reset,
+        Some(ResetReason::PowerOn | ResetReason::BrownOut)
+    ) {
+        return attempt.back && attempt.installs >= INSTALLS_MAX;
     }
     let rejected = |slot: &&super::model::Slot| {
         slot.state == SlotState::Rejected && slot.elf.is_some() && slot.elf == release.elf

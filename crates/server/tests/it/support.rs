@@ -567,7 +567,7 @@ impl TestDevice {
             patches: None,
             attributes: Vec::new(),
             metrics: Vec::new(),
-            reset: ResetReason::PowerOn,
+            reset: ResetReason::Software,
             uptime_s: 5,
             waits: None,
         }
