@@ -40,6 +40,7 @@ const STEPS: &[Step] = &[
     step("emulator", emulator::run_all),
     step("demo", demo),
     step("bench", bench),
+    step("bench-fleet", bench_fleet),
     step("mqtt", mqtt::run),
     step("readme", readme::run),
     step("browser", browser::run),
@@ -206,4 +207,13 @@ fn demo() -> Result<()> {
 
 fn bench() -> Result<()> {
     run(&mut cargo("run --release --locked -- bench transfer"))
+}
+
+/// What a rollout costs with a fleet of 50,000, on both databases. It fails where the start of a
+/// rollout writes a row per device or a count is wrong, not where this machine is slow.
+fn bench_fleet() -> Result<()> {
+    let fleet = "run --release --locked -- bench fleet --devices 50000";
+    run(&mut cargo(fleet))?;
+    let postgres = postgres::Postgres::start()?;
+    run(cargo(fleet).args(["--database", &postgres.url()]))
 }

@@ -1,11 +1,12 @@
 //! What is published over MQTT, against a real broker: Mosquitto from Debian. A fleet lives through
 //! an update, the broker through a restart that forgets everything, and the server through a kill;
-//! `mosquitto_sub` sees what a Home Assistant would.
+//! `mosquitto_sub` sees what a Home Assistant would. Then the same over TLS, and not with a broker
+//! whose certificate comes from somebody else.
 
 use std::{
     fs::{self, File},
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::Duration,
@@ -88,10 +89,39 @@ pub fn run() -> Result<()> {
     server.child.kill().context("the server")?;
     server.child.wait()?;
     place.until("second", "fota/status", |text| text == "offline")?;
+    over_tls(&place)?;
     println!(
         "mqtt: {} messages seen",
         place.seen("second")?.lines().count()
     );
+    Ok(())
+}
+
+/// With the right authority the server comes to the broker's TLS listener, with another it does not.
+fn over_tls(place: &Place) -> Result<()> {
+    println!("--- over TLS, with another authority");
+    let online = |text: &str| text == "online";
+    {
+        let _server = place.server_over_tls("other.pem")?;
+        place.logged("server-other.pem", "certificate")?;
+        let last = place.messages("second", "fota/status")?.pop();
+        ensure!(
+            last.as_deref() == Some("offline"),
+            "it came to a broker that is not the one it was told of"
+        );
+    }
+    println!("--- over TLS, with its own");
+    let _server = place.server_over_tls("broker.pem")?;
+    place.until("second", "fota/status", online)?;
+    installed(place, "second", DEVICES[1], "1.0.6")
+}
+
+/// A certificate of its own for `localhost`, and its key.
+fn certificate(dir: &Path, name: &str) -> Result<()> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    fs::write(dir.join(format!("{name}.pem")), made.cert.pem())?;
+    let key = made.signing_key.serialize_pem();
+    fs::write(dir.join(format!("{name}.key")), key)?;
     Ok(())
 }
 
@@ -139,6 +169,7 @@ fn installed(place: &Place, log: &str, id: &str, version: &str) -> Result<()> {
 struct Place {
     dir: PathBuf,
     broker: u16,
+    broker_tls: u16,
     server: u16,
 }
 
@@ -154,27 +185,33 @@ impl Place {
             .project("acme");
         let image = image.size(200 * 1024).build().context("app.bin")?;
         fs::write(dir.join("app.bin"), image)?;
-        // Both are held until both are known, so that they differ.
+        // They are held until all are known, so that they differ.
         let free = [
             TcpListener::bind("127.0.0.1:0")?,
             TcpListener::bind("127.0.0.1:0")?,
+            TcpListener::bind("127.0.0.1:0")?,
         ];
-        let [broker, server] = free
+        let [broker, broker_tls, server] = free
             .each_ref()
             .map(|free| free.local_addr().map(|at| at.port()));
         let place = Self {
             dir,
             broker: broker?,
+            broker_tls: broker_tls?,
             server: server?,
         };
+        certificate(&place.dir, "broker")?;
+        certificate(&place.dir, "other")?;
         let mut passwd = command("mosquitto_passwd");
         passwd.current_dir(&place.dir);
         run_command(passwd.args(["-c", "-b", "passwords", "fota", PASSWORD]))?;
         let config = format!(
             "listener {} 127.0.0.1\nuser root\nallow_anonymous false\npersistence false\n\
-             password_file {}/passwords\n",
+             password_file {dir}/passwords\nlistener {} 127.0.0.1\n\
+             certfile {dir}/broker.pem\nkeyfile {dir}/broker.key\n",
             place.broker,
-            place.dir.display()
+            place.broker_tls,
+            dir = place.dir.display()
         );
         fs::write(place.dir.join("mosquitto.conf"), config)?;
         Ok(place)
@@ -236,6 +273,26 @@ impl Place {
         let mut serve = self.fota(&["serve", "--listen", &listen, "--poll", "1"]);
         serve.args(["--mqtt-commands"]).env("FOTA_MQTT", url);
         self.log(&mut serve, "server")
+    }
+
+    fn server_over_tls(&self, ca: &str) -> Result<Background> {
+        let listen = format!("127.0.0.1:{}", self.server);
+        let password = PASSWORD.replace('@', "%40");
+        let url = format!("mqtts://fota:{password}@localhost:{}", self.broker_tls);
+        let mut serve = self.fota(&["serve", "--listen", &listen, "--poll", "1"]);
+        serve.args(["--mqtt-ca", ca]).env("FOTA_MQTT", url);
+        self.log(&mut serve, &format!("server-{ca}"))
+    }
+
+    /// Waits until a log has this word.
+    fn logged(&self, log: &str, word: &str) -> Result<()> {
+        for _ in 0..WAIT_SECONDS_MAX * 10 {
+            if self.seen(log)?.contains(word) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        bail!("no {word:?} in {log}.log in {}", self.dir.display())
     }
 
     fn fleet(&self) -> Result<Background> {

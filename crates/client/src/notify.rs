@@ -58,4 +58,9 @@ impl Client {
     pub async fn rollout_clusters(&self, id: i64) -> Result<RolloutClusters> {
         self.fetch(&format!("/api/v1/rollouts/{id}/clusters")).await
     }
+
+    /// What stands out among the failures of all rollouts in the last days.
+    pub async fn clusters(&self, days: u32) -> Result<RolloutClusters> {
+        self.fetch(&format!("/api/v1/clusters?days={days}")).await
+    }
 }

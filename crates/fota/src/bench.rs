@@ -1,6 +1,7 @@
 //! `fota bench`: measurements that anyone can repeat.
 
 mod delta;
+mod fleet;
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -64,12 +65,16 @@ pub enum What {
     Transfer,
     /// Patches of two images or of a corpus: ours, and those of the peers that are installed
     Delta(delta::Args),
+    /// What a rollout, its preview and the lists cost with a large fleet
+    Fleet(fleet::Args),
 }
 
 /// Runs a measurement and prints it; `json` asks for one JSON document.
 pub async fn run(args: Args, json: bool) -> Result<()> {
-    if let What::Delta(args) = &args.what {
-        return delta::run(args, json);
+    match &args.what {
+        What::Delta(args) => return delta::run(args, json),
+        What::Fleet(args) => return fleet::run(args, json).await,
+        What::Transfer => {}
     }
     let rows = transfer().await?;
     if json {

@@ -1,8 +1,11 @@
 //! `fota menu`: the seed's interactive manager. Same options, same numbers; each one does what it
-//! says, with the code of the command that it prints afterwards.
+//! says, with the code of the command that it prints afterwards. Below them `r` leads to what the
+//! seed did not have, rollouts in waves ([`rollouts`]).
 //!
 //! Ctrl-C in a step returns to the menu; at the menu it ends the program, as the end of input and
 //! `0` do. All of them leave with exit code 0.
+
+mod rollouts;
 
 use std::{
     collections::VecDeque,
@@ -37,6 +40,8 @@ const OPTIONS: [&str; 7] = [
     "6. Verify current firmware version",
     "0. Exit",
 ];
+/// What the seed did not have, below its options.
+const MORE: &str = "r. Rollouts: waves, plans, why";
 const PROMPT: &str = "Select option (0-6): ";
 /// How long option 4 watches where no time is given; the seed's.
 const MONITOR_S: &str = "300";
@@ -113,7 +118,7 @@ impl Menu {
         to_stdout(&format!(
             "\n{rule}\nFOTA UPDATE MANAGER  {server}\n{rule}\n"
         ));
-        to_stdout(&format!("{}\n\n", OPTIONS.join("\n")));
+        to_stdout(&format!("{}\n\n{MORE}\n\n", OPTIONS.join("\n")));
     }
 
     /// Runs an option; false ends the menu.
@@ -125,8 +130,9 @@ impl Menu {
             "4" => self.monitor().await?,
             "5" => self.roll_back().await?,
             "6" => self.verify().await?,
+            "r" | "R" => self.rollouts().await?,
             "0" => return Ok(false),
-            _ => to_stdout("Invalid option: enter a number from 0 to 6.\n"),
+            _ => to_stdout("Invalid option: enter a number from 0 to 6, or r.\n"),
         }
         Ok(true)
     }

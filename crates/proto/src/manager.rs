@@ -4,10 +4,12 @@
 
 mod deltas;
 mod device_identity;
+mod health;
 mod plan;
 mod signing;
 
 pub use deltas::{Delta, DeltaProfile, DeltaRequest};
+pub use health::{Health, HealthSource, HealthVerdict};
 pub use plan::{
     Canary, Conditions, DryRun, DryRunPhase, Gates, HeldCount, Limits, Percent, Retries,
     RolloutPlan, RuleVerdict, Schedule, Sequential, Span, Timeouts, Wave, Why, WhyRollout, WhyRule,
@@ -431,6 +433,9 @@ pub struct Rollout {
     /// Devices ordered back because it breached a gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackCounts>,
+    /// How the updated devices are against the others, where the sequential test looks at them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
 /// Where a rollout stands in its waves.

@@ -90,8 +90,12 @@ pub struct WebhookDelivery {
 /// What stands out among the failures of a rollout: `GET /api/v1/rollouts/{id}/clusters`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RolloutClusters {
-    /// The rollout.
-    pub rollout: i64,
+    /// The rollout; absent where all were looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<i64>,
+    /// The days that were looked at, where all rollouts were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub days: Option<u32>,
     /// Devices whose attempt has succeeded or failed.
     pub devices: u64,
     /// Of these, how many failed, timed out or went back by themselves.
@@ -125,6 +129,9 @@ pub struct Cluster {
     pub chip_revision: Option<u16>,
     /// The version that they came from.
     pub from_version: Option<String>,
+    /// Their signal: `weak`, `fair` or `good`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
     /// How they failed.
     pub state: Option<String>,
     /// The reset reason that they reported with it.

@@ -50,6 +50,7 @@ pub struct Fleet {
 struct Quiet {
     fingerprint: u64,
     generation: i64,
+    heard_at: i64,
     retry_after_s: u32,
     /// When a rule may say something else by itself.
     valid_until: Option<i64>,
@@ -87,11 +88,13 @@ impl Fleet {
     /// The answer to a report that says nothing new.
     pub fn remembered(&self, report: &Report, now: i64) -> Option<Decision> {
         let fingerprint = self.fingerprint(report);
-        let quiet = lock(&self.quiet);
-        let last = quiet.get(report.device.as_str())?;
+        let mut quiet = lock(&self.quiet);
+        let last = quiet.get_mut(report.device.as_str())?;
         let holds = last.fingerprint == fingerprint
             && last.generation == self.generation.load(Ordering::Acquire)
+            && !report.has_crashed_since(last.heard_at, now)
             && self.still_holds(last, now);
+        last.heard_at = now;
         let retry_after_s = last.retry_after_s(now);
         let (valid_until, limited) = (last.valid_until, last.limited);
         drop(quiet);
@@ -135,6 +138,7 @@ impl Fleet {
         let last = Quiet {
             fingerprint: self.fingerprint(report),
             generation,
+            heard_at: now,
             retry_after_s: decision.retry_after_s,
             valid_until: decision.valid_until,
             limited: decision.limited,

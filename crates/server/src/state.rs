@@ -5,8 +5,16 @@ use std::{ops::Deref, path::PathBuf, sync::Arc};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::{
-    Clock, Config, auth::Auth, blobs::Blobs, domain::history::History, fleet::Fleet, hub::Hub,
-    identities::Identities, online_key::OnlineKey, service::deltas::Deltas, store::Store,
+    Clock, Config,
+    auth::Auth,
+    blobs::Blobs,
+    domain::history::History,
+    fleet::Fleet,
+    hub::Hub,
+    identities::Identities,
+    online_key::OnlineKey,
+    service::{deltas::Deltas, watch::Watches},
+    store::Store,
 };
 
 /// Uploads read into memory at the same time; each may hold an image of 16 MiB.
@@ -28,6 +36,8 @@ pub struct Shared {
     pub identities: Identities,
     /// What makes patches.
     pub deltas: Deltas,
+    /// When to look at which rollout again.
+    pub watches: Watches,
     /// Events on their way to listeners.
     pub hub: Hub,
     /// Who may do what, and who tried.
@@ -68,6 +78,7 @@ impl AppState {
             identities: Identities::default(),
             deltas: Deltas::default(),
             hub: Hub::default(),
+            watches: Watches::default(),
             auth,
             online_key,
             history: Mutex::default(),

@@ -50,6 +50,8 @@ pub enum Behaviour {
     FailsSelfTest,
     /// Runs and never reaches the network.
     NeverConnects,
+    /// Works and confirms, and what it does for its user goes wrong: it measures errors.
+    MakesErrors,
 }
 
 impl Behaviour {
@@ -61,6 +63,7 @@ impl Behaviour {
             Behaviour::LiesAboutVersion { .. } => 3,
             Behaviour::FailsSelfTest => 4,
             Behaviour::NeverConnects => 5,
+            Behaviour::MakesErrors => 6,
         }
     }
 
@@ -72,6 +75,7 @@ impl Behaviour {
             3 => Behaviour::LiesAboutVersion { claims },
             4 => Behaviour::FailsSelfTest,
             5 => Behaviour::NeverConnects,
+            6 => Behaviour::MakesErrors,
             _ => return None,
         })
     }
@@ -339,6 +343,7 @@ mod tests {
             Behaviour::NeverConfirms,
             Behaviour::LiesAboutVersion { claims },
             Behaviour::FailsSelfTest,
+            Behaviour::MakesErrors,
             Behaviour::NeverConnects,
         ] {
             let spec = Spec::new("1.0.5")

@@ -139,6 +139,7 @@ pub struct VirtualDevice {
     state: State,
     outcome: Option<(u64, End)>,
     reset: ResetReason,
+    booted_at: i64,
     bytes_per_s: u32,
     random: SplitMix,
     /// When it is away, from and until.
@@ -266,6 +267,7 @@ impl VirtualDevice {
             state: State::Idle,
             outcome: None,
             reset: ResetReason::PowerOn,
+            booted_at: world.start_ms,
             bytes_per_s,
             random,
             away: (0, 0),
@@ -299,7 +301,7 @@ impl VirtualDevice {
             } if now >= until => {
                 self.swap();
                 self.rejected = true;
-                self.reset = ResetReason::Panic;
+                (self.reset, self.booted_at) = (ResetReason::Panic, now);
                 self.outcome = Some((order, End::RolledBackBoot));
                 Some(Happened::Crashed)
             }
@@ -371,7 +373,7 @@ impl VirtualDevice {
             }),
             held: List::new(),
             reset: self.reset,
-            uptime_s: 60,
+            uptime_s: u32::try_from((now - self.booted_at) / SECOND).unwrap_or(0),
             root: None,
             epoch: None,
             challenge: None,
@@ -425,7 +427,7 @@ impl VirtualDevice {
                 }
                 self.swap();
                 self.state = State::Idle;
-                self.reset = ResetReason::Software;
+                (self.reset, self.booted_at) = (ResetReason::Software, now);
                 (Some(Happened::WentBack), now + BOOT_MS)
             }
             (_, State::Trial { until, .. }) => (None, *until),
@@ -491,7 +493,7 @@ impl VirtualDevice {
     /// Boots the new image; gives when it is heard of next.
     fn activate(&mut self, now: i64, order: u64, crashes: bool) -> i64 {
         self.swap();
-        self.reset = ResetReason::Software;
+        (self.reset, self.booted_at) = (ResetReason::Software, now);
         let first = now + BOOT_MS;
         let until = first + self.random.below(SELF_TEST_MS_MAX as u64) as i64;
         self.state = State::Trial {

@@ -68,10 +68,14 @@ pub enum RolloutCommand {
         /// Rollout, e.g. r-42
         rollout: RolloutId,
     },
-    /// What stands out among its failures: code, chip, version before, reset reason
+    /// What stands out among the failures: code, chip, version before, signal, reset reason
     Clusters {
-        /// Rollout, e.g. r-42
-        rollout: RolloutId,
+        /// Rollout, e.g. r-42; without it all of the last days
+        rollout: Option<RolloutId>,
+        /// So many days
+        #[arg(long, value_name = "N", default_value_t = 7, conflicts_with = "rollout",
+            value_parser = clap::value_parser!(u32).range(1..=365))]
+        days: u32,
     },
 }
 

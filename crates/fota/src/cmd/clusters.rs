@@ -16,9 +16,12 @@ pub fn show(context: &Context, found: &RolloutClusters) {
         format!("{} {state}", count.devices)
     });
     let states: Vec<String> = states.collect();
+    let of = match (found.rollout, found.days) {
+        (Some(rollout), _) => format!("r-{rollout}"),
+        (None, days) => format!("the last {}", text::count(days.unwrap_or(0).into(), "day")),
+    };
     let line = format!(
-        "r-{}: {} of {} failed{}{}",
-        found.rollout,
+        "{of}: {} of {} failed{}{}",
         found.failed,
         found.devices,
         if states.is_empty() { "" } else { ": " },

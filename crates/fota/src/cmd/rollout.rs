@@ -64,8 +64,12 @@ pub async fn run(context: &Context, command: RolloutCommand) -> Result {
             );
         }
         RolloutCommand::Retry { rollout } => changed(context, &client.retry(rollout.0).await?),
-        RolloutCommand::Clusters { rollout } => {
-            clusters::show(context, &client.rollout_clusters(rollout.0).await?);
+        RolloutCommand::Clusters { rollout, days } => {
+            let found = match rollout {
+                Some(rollout) => client.rollout_clusters(rollout.0).await?,
+                None => client.clusters(days).await?,
+            };
+            clusters::show(context, &found);
         }
     }
     Ok(())
@@ -283,6 +287,10 @@ fn show(context: &Context, detail: &RolloutDetail) {
                     .as_ref()
                     .map(|wave| text::plain(&wave.to_string())),
             ),
+        ),
+        (
+            "health",
+            or_dash(rollout.health.as_ref().map(ToString::to_string)),
         ),
         (
             "went back",

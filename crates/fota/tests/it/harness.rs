@@ -4,17 +4,16 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use fota_client::DeviceClient;
 use fota_proto::{
     FailureCode, Sha256,
-    checkin::{self, Answer, CheckIn, End, Outcome, PatchProfile, ResetReason, Running},
+    checkin::{
+        self, Answer, CheckIn, End, Outcome, PatchProfile, Phase, Progress, ResetReason, Running,
+    },
     limits::CHECK_IN_BYTES_MAX,
 };
 use fota_sim::{
@@ -31,6 +30,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How much faster than real the devices live.
 const SPEED: f64 = 50.0;
 const IMAGE_BYTES: usize = 128 * 1024;
+/// Of a fleet of many: their speed, and the length of their images.
+const SPEED_OF_MANY: f64 = 1.0;
+pub const SMALL_IMAGE_BYTES: usize = 24 * 1024;
 
 /// A folder with nothing of the machine's own settings in it.
 pub struct Place {
@@ -52,6 +54,15 @@ impl Place {
         std::fs::create_dir_all(path.parent().expect("has a parent")).expect("made");
         std::fs::write(&path, bytes).expect("written");
         path
+    }
+
+    /// The same, as small as one can be.
+    pub fn small_firmware(&self, version: &str, behaviour: Behaviour) -> String {
+        let spec = Spec::new(version).behaviour(behaviour);
+        let image = firmware::image(&spec.image_bytes(SMALL_IMAGE_BYTES)).expect("builds");
+        let name = format!("app-{version}.bin");
+        self.write(&name, &image);
+        name
     }
 
     /// Writes the image of a firmware and gives its name.
@@ -259,10 +270,16 @@ impl Server {
     /// Waits until `ready`, asking the server again and again.
     #[track_caller]
     pub fn until(&self, what: &str, ready: impl Fn(&Self) -> bool) {
+        self.until_within(PATIENCE, what, ready);
+    }
+
+    #[track_caller]
+    pub fn until_within(&self, patience: Duration, what: &str, ready: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !ready(self) {
-            assert!(start.elapsed() < PATIENCE, "never happened: {what}");
-            std::thread::sleep(Duration::from_millis(100));
+            assert!(start.elapsed() < patience, "never happened: {what}");
+            // Whoever waits longer asks less often: the question costs the server something.
+            std::thread::sleep(patience / 600);
         }
     }
 
@@ -285,7 +302,10 @@ impl Drop for Server {
 }
 
 fn launch(place: &Place, listen: &str, flags: &[&str]) -> (Child, String) {
-    let mut command = place.command(&["serve", "--json", "--poll", "1"]);
+    let mut command = place.command(&["serve", "--json"]);
+    if !flags.contains(&"--poll") {
+        command.args(["--poll", "1"]);
+    }
     if !flags.contains(&"--listen") {
         command.args(["--listen", listen]);
     }
@@ -340,6 +360,16 @@ impl Devices {
     }
 
     pub fn start_at(url: &str, devices: u32, firmware: Spec) -> Self {
+        Self::start_with(url, devices, firmware, SPEED)
+    }
+
+    /// As many as a process of the tests can have: small images, and they come every few seconds.
+    pub fn many(server: &Server, devices: u32) -> Self {
+        let firmware = Spec::new("1.0.5").image_bytes(SMALL_IMAGE_BYTES);
+        Self::start_with(&server.url, devices, firmware, SPEED_OF_MANY)
+    }
+
+    fn start_with(url: &str, devices: u32, firmware: Spec, speed: f64) -> Self {
         let runtime = Runtime::new();
         let config = FleetConfig {
             ca: None,
@@ -350,7 +380,7 @@ impl Devices {
             rollback: true,
             firmware,
             poll: Some(Duration::from_secs(10)),
-            speed: SPEED,
+            speed,
             link: SimLink::new("lan", 100_000_000, 2),
             identity: FleetIdentity::default(),
             trust: SimTrust::FirstUse,
@@ -383,41 +413,71 @@ pub fn image(version: &str, behaviour: Behaviour) -> Vec<u8> {
     firmware::image(&spec).expect("builds")
 }
 
-/// A device that takes every order and installs none, until it is told to say that it failed.
-pub struct Refuser {
-    fails: Arc<AtomicBool>,
+/// What a [`Puppet`] is told to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Acts {
+    /// How far it is with its order, if it has one.
+    pub phase: Option<Phase>,
+    /// The ELF digest of the image that it runs instead of its first, and whether on trial.
+    pub runs: Option<(Sha256, Running)>,
+    /// Whether its order fails.
+    pub fails: bool,
+}
+
+/// A device that takes every order and is only what it is told to be.
+pub struct Puppet {
+    acts: Arc<Mutex<Acts>>,
     _runtime: Runtime,
 }
 
-impl Refuser {
+impl Puppet {
     pub fn start(server: &Server, id: &'static str) -> Self {
-        let fails = Arc::new(AtomicBool::new(false));
+        let acts = Arc::new(Mutex::new(Acts::default()));
         let client = DeviceClient::new(&server.url, None).expect("a URL");
         let runtime = Runtime::new();
-        runtime.spawn(refuse(client, id, fails.clone()));
+        runtime.spawn(play(client, id, acts.clone()));
         Self {
-            fails,
+            acts,
             _runtime: runtime,
         }
     }
 
+    pub fn acts(&self, acts: Acts) {
+        *self.acts.lock().expect("whole") = acts;
+    }
+
     pub fn fail(&self) {
-        self.fails.store(true, Ordering::Relaxed);
+        self.acts(Acts {
+            fails: true,
+            ..Acts::default()
+        });
     }
 }
 
-async fn refuse(client: DeviceClient, id: &'static str, fails: Arc<AtomicBool>) {
+async fn play(client: DeviceClient, id: &'static str, acts: Arc<Mutex<Acts>>) {
     let mut ordered = None;
     loop {
-        let outcome = ordered.filter(|_| fails.load(Ordering::Relaxed));
-        let outcome = outcome.map(|order| Outcome {
+        let now = *acts.lock().expect("whole");
+        let outcome = ordered.filter(|_| now.fails).map(|order| Outcome {
             order,
             end: End::Failed,
             code: FailureCode::HashMismatch.number(),
             reset: None,
             detail: None,
         });
-        let check_in = check_in(id, outcome);
+        let progress = ordered.zip(now.phase).map(|(order, phase)| Progress {
+            order,
+            phase,
+            bytes: 4096,
+        });
+        let mut check_in = CheckIn {
+            progress: progress.filter(|_| outcome.is_none()),
+            ..check_in(id, outcome)
+        };
+        if let Some((elf, confirmed)) = now.runs {
+            (check_in.running_elf, check_in.confirmed) = (elf, confirmed);
+            check_in.rollback_slot = Some(1);
+        }
         let mut buffer = [0; CHECK_IN_BYTES_MAX];
         let message = checkin::encode(&check_in, &mut buffer).expect("fits");
         if let Ok(answer) = client.check_in(message).await {

@@ -21,3 +21,4 @@ mod serial;
 mod serve;
 mod softhsm;
 mod tls;
+mod webhooks;

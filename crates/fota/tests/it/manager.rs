@@ -3,7 +3,7 @@
 use fota_sim::firmware::{Behaviour, Spec};
 use serde_json::Value;
 
-use crate::harness::{Devices, Refuser, Server, image};
+use crate::harness::{Devices, Puppet, Server, image};
 
 fn results(out: &str) -> Vec<Value> {
     out.lines()
@@ -341,7 +341,7 @@ fn a_server_that_restarts_in_the_middle_does_not_end_the_watching() {
 fn a_failure_brings_back_the_devices_that_had_succeeded() {
     let server = Server::start();
     let _devices = Devices::start(&server, 2);
-    let refuser = Refuser::start(&server, "ESP32-900");
+    let refuser = Puppet::start(&server, "ESP32-900");
     server.until_seen(3);
     let name = server.place.firmware("1.0.6", Behaviour::Works);
     let mut command = server.command(&["update", &name, "--to", "all", "--yes"]);

@@ -332,3 +332,62 @@ fn a_script_answers_in_place_of_the_keyboard() {
         .json();
     assert_eq!(shown["notes"], "notes");
 }
+
+#[test]
+fn rollouts_in_waves_are_started_shown_explained_and_promoted_from_the_menu() {
+    const ROLLOUTS: &str = "Select option (0-5): ";
+    let server = Server::start();
+    let _devices = Devices::start(&server, 4);
+    server.until_seen(4);
+    let name = server.place.firmware("1.0.6", Behaviour::Works);
+    server.fota(&["upload", &name]).exits(0);
+    let mut terminal = Terminal::start(&server, &["menu"]);
+    terminal.sees("r. Rollouts: waves, plans, why");
+    terminal.answers(PROMPT, "r");
+    terminal.sees("2. Start a rollout in waves");
+    terminal.answers(ROLLOUTS, "2");
+    terminal.answers("Plan file (or press Enter to answer questions): ", "");
+    terminal.answers("Release [1.0.6]: ", "");
+    terminal.answers("Targets (all, group:NAME, device ids) [all]: ", "");
+    terminal.answers("Waves in percent of the devices [5 25 100]: ", "50% 100%");
+    terminal.answers("A device is healthy after [30m]: ", "1h");
+    terminal.answers("Stop when so many failed [1]: ", "");
+    terminal.answers("Then send the updated ones back? (yes/no) [yes]: ", "");
+    terminal.answers("Save the plan as [plan.toml]: ", "");
+    // The sentence is read before anything starts.
+    let told = terminal.sees("Start it so? (yes/no): ");
+    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    let sentence = "Bring 1.0.6 to all: first 50 %, then all, each once 90 % of those that started \
+                    before are proven healthy for 1h; 1 failure pause and send the updated devices \
+                    back to their earlier image.";
+    assert!(told.contains(sentence), "{told}");
+    terminal.types("yes\n");
+    terminal.sees("Equivalent command: fota rollout plan -f plan.toml --yes\n");
+    terminal.answers(PROMPT, "r");
+    terminal.answers(ROLLOUTS, "1");
+    terminal.answers("Rollout [r-1]: ", "");
+    terminal.sees("1 of 2 (50 %)");
+    terminal.sees("Equivalent command: fota rollout show r-1\n");
+    terminal.answers(PROMPT, "r");
+    terminal.answers(ROLLOUTS, "5");
+    terminal.answers("Device ID: ", "ESP32-001");
+    terminal.sees("r-1 1.0.6");
+    terminal.sees("Equivalent command: fota device why ESP32-001\n");
+    terminal.answers(PROMPT, "r");
+    terminal.answers(ROLLOUTS, "3");
+    terminal.answers("Rollout that goes on [r-1]: ", "");
+    terminal.sees("Equivalent command: fota rollout promote r-1\n");
+    terminal.answers(PROMPT, "r");
+    terminal.answers(ROLLOUTS, "4");
+    terminal.answers("Rollout to approve [r-1]: ", "");
+    terminal.sees("Equivalent command: fota rollout approve r-1\n");
+    terminal.answers(PROMPT, "0");
+    terminal.exits(0);
+    server.until("everybody has it", |server| {
+        let shown = server
+            .fota(&["rollout", "show", "r-1", "--json"])
+            .exits(0)
+            .json();
+        shown["counts"]["succeeded"] == 4
+    });
+}

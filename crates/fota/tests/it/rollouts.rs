@@ -5,10 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fota_proto::{
+    Sha256,
+    checkin::{Phase, Running},
+};
 use fota_sim::firmware::Behaviour;
 use serde_json::Value;
 
-use crate::harness::{Devices, Place, Refuser, Server};
+use crate::harness::{Acts, Devices, PATIENCE, Place, Puppet, Ran, Server};
 
 fn show(server: &Server, rollout: &str) -> Value {
     server
@@ -59,7 +63,15 @@ fn a_plan_from_a_file_is_played_through_started_and_drives_itself() {
 /// What must be the same after a restart.
 fn counts(server: &Server) -> Value {
     let mut shown = show(server, "r-1");
-    let keep = ["state", "reason", "counts", "wave", "approved_by", "plan"];
+    let keep = [
+        "state",
+        "reason",
+        "counts",
+        "wave",
+        "approved_by",
+        "plan",
+        "rollback",
+    ];
     let fields = shown.as_object_mut().expect("an object");
     fields.retain(|name, _| keep.contains(&name.as_str()));
     // What a wave waits for changes as time goes by.
@@ -74,14 +86,17 @@ fn counts(server: &Server) -> Value {
 fn kill_9_in_every_phase_of_a_rollout_leaves_the_same_counts() {
     let mut server = Server::start();
     let name = server.place.firmware("1.0.6", Behaviour::Works);
+    let image = std::fs::read(server.place.path().join(&name)).expect("written");
+    let image = fota_image::app::check_bytes(&image).expect("valid");
+    let elf = Sha256(image.desc.expect("described").app_elf_sha256);
     server.fota(&["upload", &name]).exits(0);
-    let first = Refuser::start(&server, "R1");
-    let _second = Refuser::start(&server, "R2");
+    let first = Puppet::start(&server, "R1");
+    let second = Puppet::start(&server, "R2");
     server.until_seen(2);
     plan(
         &server,
         "release = \"1.0.6\"\nto = [\"all\"]\nfailures_max = 1\nallow_product_change = true\n\
-         [canary]\nnames = [\"R1\"]\n[limits]\nparallel = 1\n",
+         rollback_on_failure = true\n[canary]\nnames = [\"R1\"]\n[limits]\nparallel = 1\n",
     );
     let through = |server: &mut Server, phase: &str| {
         let before = counts(server);
@@ -89,25 +104,162 @@ fn kill_9_in_every_phase_of_a_rollout_leaves_the_same_counts() {
         server.restart();
         assert_eq!(counts(server), before, "{phase}");
     };
-    let updating =
-        |server: &Server, devices: u64| show(server, "r-1")["counts"]["updating"] == devices;
-    server.until("the canary is offered it", |server| updating(server, 1));
+    let attempt = |state: &'static str| {
+        move |server: &Server| server.device("R1")["attempt"]["state"] == state
+    };
+    server.until("the canary is offered it", attempt("offered"));
     server.until("the wave is counted", |server| {
         show(server, "r-1")["wave"]["devices"] == 1
     });
     through(&mut server, "offered to the canary");
-    first.fail();
-    server.until("it breaches", |server| {
-        show(server, "r-1")["state"] == "paused"
+    let phase = |phase| Acts {
+        phase: Some(phase),
+        ..Acts::default()
+    };
+    first.acts(phase(Phase::Downloading));
+    server.until("it downloads", attempt("downloading"));
+    through(&mut server, "downloading");
+    first.acts(phase(Phase::Installing));
+    server.until("it installs", attempt("installing"));
+    through(&mut server, "installing");
+    let runs = |confirmed| Acts {
+        runs: Some((elf, confirmed)),
+        ..Acts::default()
+    };
+    first.acts(runs(Running::Trial));
+    server.until("it is on trial", attempt("trial"));
+    through(&mut server, "trial");
+    first.acts(runs(Running::Confirmed));
+    server.until(
+        "the second wave begins, and its device is offered it",
+        |server| {
+            let shown = show(server, "r-1");
+            shown["wave"]["number"] == 2 && shown["counts"]["updating"] == 1
+        },
+    );
+    through(&mut server, "the wave went on");
+    second.fail();
+    server.until("it breaches, and the canary is ordered back", |server| {
+        let shown = show(server, "r-1");
+        shown["state"] == "paused" && shown["rollback"]["standing"] == 1
     });
     through(&mut server, "breached");
+    first.acts(Acts::default());
+    server.until("the canary is seen on its earlier image", |server| {
+        show(server, "r-1")["rollback"]["proven"] == 1
+    });
+    through(&mut server, "went back");
+    second.acts(Acts::default());
     server.fota(&["rollout", "resume", "r-1"]).exits(0);
     through(&mut server, "resumed");
-    server.fota(&["rollout", "promote", "r-1"]).exits(0);
-    server.until("the second is offered it", |server| updating(server, 1));
-    through(&mut server, "second wave");
     server.fota(&["rollout", "abort", "r-1", "--yes"]).exits(0);
     through(&mut server, "aborted");
+}
+
+/// What was typed and what was answered, in its order.
+struct Transcript<'s> {
+    server: &'s Server,
+    text: String,
+}
+
+impl Transcript<'_> {
+    fn types(&mut self, args: &[&str]) -> Ran {
+        let ran = self.server.fota(args).exits(0);
+        let typed = args.join(" ");
+        self.text += &format!("$ fota {typed}\n{}{}\n", ran.err, ran.out);
+        ran
+    }
+
+    /// Every line is there, in this order.
+    fn reads(&self, lines: &[&str]) {
+        let mut rest = self.text.as_str();
+        for line in lines {
+            let at = rest.find(line);
+            let at = at.unwrap_or_else(|| panic!("no {line:?} in what follows:\n{}", self.text));
+            rest = &rest[at + line.len()..];
+        }
+    }
+}
+
+#[test]
+fn a_bad_release_to_1000_devices_from_the_first_command_to_the_last() {
+    let server = Server::start_with(&["--poll", "4"]);
+    let _devices = Devices::many(&server, 1000);
+    server.until_seen(1000);
+    let mut transcript = Transcript {
+        server: &server,
+        text: String::new(),
+    };
+    let bad = server.place.small_firmware("2.0.0", Behaviour::MakesErrors);
+    let good = server.place.small_firmware("2.0.1", Behaviour::Works);
+    let plan = |release: &str| {
+        let head = format!("release = \"{release}\"\nto = [\"all\"]\nrollback_on_failure = true\n");
+        let waves = "[[waves]]\npercent = 5\n[[waves]]\npercent = 25\n[[waves]]\npercent = 100\n";
+        let gates = "[gates]\nsoak = \"3s\"\n[gates.sequential]\nunwell = [\"errs > 10\"]\n";
+        let name = format!("{release}.toml");
+        server
+            .place
+            .write(&name, format!("{head}{waves}{gates}").as_bytes());
+        name
+    };
+    transcript.types(&["upload", &bad]);
+    transcript.types(&["rollout", "plan", "-f", &plan("2.0.0"), "--yes"]);
+    let state = |rollout, state: &'static str| {
+        move |server: &Server| show(server, rollout)["state"] == state
+    };
+    server.until("it stops by itself", state("r-1", "paused"));
+    let stopped = show(&server, "r-1");
+    assert_eq!(stopped["wave"]["number"], 1, "{}", stopped["wave"]);
+    let started = stopped["wave"]["started"].as_u64().expect("a number");
+    assert!(started <= 80, "{started} of 1,000 were updated");
+    server.until("whoever was updated is back", |server| {
+        let back = &show(server, "r-1")["rollback"];
+        back["standing"] == 0 && back["proven"].as_u64() > Some(0)
+    });
+    transcript.types(&["rollout", "show", "r-1"]);
+    let versions = |server: &Server, version: &str| {
+        let list = server.fota(&["status", "--json"]).exits(0).json();
+        let items = list["items"].as_array().expect("items").clone();
+        items
+            .iter()
+            .filter(|item| item["version"] == version)
+            .count()
+    };
+    assert_eq!(versions(&server, "2.0.0"), 0, "nobody runs it any more");
+    transcript.types(&[
+        "release",
+        "yank",
+        "2.0.0",
+        "--reason",
+        "it makes errors",
+        "--yes",
+    ]);
+    transcript.types(&["upload", &good]);
+    transcript.types(&["rollout", "plan", "-f", &plan("2.0.1"), "--yes"]);
+    server.until_within(3 * PATIENCE, "everybody has it", state("r-2", "complete"));
+    transcript.types(&["rollout", "show", "r-2"]);
+    assert_eq!(versions(&server, "2.0.1"), 1000);
+    transcript.reads(&[
+        "$ fota upload app-2.0.0.bin",
+        "$ fota rollout plan -f 2.0.0.toml --yes",
+        "Bring 2.0.0 to all: first 5 %, then 25 %, then all",
+        "more failures, errs > 10 than among the devices not updated yet",
+        "send the updated devices back to their earlier image",
+        "r-1 brings 2.0.0 to 1000 devices",
+        "$ fota rollout show r-1",
+        "the updated devices fail more often than",
+        "errs > 10), without the release 0 of",
+        "1 of 3 (5 %)",
+        "proven on their earlier image, 0 not seen there yet, 0 refused",
+        "$ fota release yank 2.0.0",
+        "$ fota upload app-2.0.1.bin",
+        "Bring 2.0.1 to all",
+        "$ fota rollout show r-2",
+        "complete",
+        "3 of 3 (all)",
+        "1000 ",
+    ]);
+    println!("{}", transcript.text);
 }
 
 /// Two worlds of one seed, as told by the program.

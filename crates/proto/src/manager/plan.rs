@@ -130,6 +130,10 @@ pub struct Sequential {
     pub tolerance: Percent,
     /// Whether the next wave waits until it is proven that they do not rise so.
     pub prove: bool,
+    /// What besides failures, crashes and silence makes a device unwell, e.g. `errs > 10`: a
+    /// metric that it reports at check-in, and a bound.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unwell: Vec<String>,
 }
 
 impl Default for Sequential {
@@ -139,6 +143,7 @@ impl Default for Sequential {
             false_go: Percent::whole(1),
             tolerance: Percent::whole(5),
             prove: false,
+            unwell: Vec::new(),
         }
     }
 }
@@ -351,6 +356,13 @@ impl Percent {
         assert!(percent <= 100);
         Self {
             hundredths: percent as u16 * 100,
+        }
+    }
+
+    /// A ratio, 0 to 1; what is beyond it is cut off.
+    pub fn of_ratio(ratio: f64) -> Self {
+        Self {
+            hundredths: (ratio.clamp(0.0, 1.0) * 10_000.0).round() as u16,
         }
     }
 

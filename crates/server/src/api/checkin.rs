@@ -179,6 +179,7 @@ fn report(message: &CheckIn) -> Result<Report, Refusal> {
         }),
         outcome: message.outcome.as_ref().map(outcome).transpose()?,
         reset: Some(message.reset),
+        uptime_s: Some(message.uptime_s),
         trust: trust(message)?,
         patches: message.patches,
         attributes: attributes(message)?,

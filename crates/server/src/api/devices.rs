@@ -17,7 +17,7 @@ use crate::{
     },
     service::{
         self, commit_by,
-        population::Known,
+        population::listed,
         rollouts::{device_id, find_release},
         view,
     },
@@ -72,9 +72,9 @@ pub async fn list(
         None => tx.devices(&filter).await?,
         Some(meant) => {
             filter.limit = i64::MAX;
-            let mut known = Known::read(&mut tx).await?;
+            let ids = listed(&mut tx, &plan, &meant).await?;
             let mut found = tx.devices(&filter).await?;
-            found.retain(|device| known.is_meant(&plan, &meant, device));
+            found.retain(|device| ids.contains(&device.id));
             found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
             found
         }

@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use fota_proto::manager::{FleetSummary, Presence, ServerInfo, VersionCount};
 
 use super::problem::Refusal;
-use crate::{AppState, domain::presence::presence};
+use crate::{AppState, domain::presence::seen_between};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -27,21 +27,26 @@ pub async fn server(State(state): State<AppState>) -> Result<Json<ServerInfo>, R
 #[utoipa::path(get, path = "/api/v1/fleet/summary", tag = "fleet",
     responses((status = 200, body = FleetSummary)))]
 pub async fn summary(State(state): State<AppState>) -> Result<Json<FleetSummary>, Refusal> {
+    // So that what was last heard counts.
+    state.fleet.flush(&state.store).await?;
     let now = state.now_ms();
+    let after = |presence| seen_between(presence, now, state.config.poll_s).0;
     let mut tx = state.store.read().await?;
+    let cohorts = tx
+        .cohorts(after(Presence::Online), after(Presence::Late))
+        .await?;
     let mut summary = FleetSummary::default();
     let mut versions: BTreeMap<String, u64> = BTreeMap::new();
-    for (id, stored, version) in tx.sightings().await? {
-        let last_seen = state.fleet.last_seen(&id, stored);
-        summary.total += 1;
-        *match presence(last_seen, now, state.config.poll_s) {
-            Presence::Online => &mut summary.online,
-            Presence::Late => &mut summary.late,
-            Presence::Offline => &mut summary.offline,
-        } += 1;
-        let version = version.unwrap_or_else(|| "unknown".to_owned());
-        *versions.entry(version).or_default() += 1;
-    }
+    tx.each_kind(|number, kind, _| {
+        let cohort = cohorts.get(&number).copied().unwrap_or_default();
+        summary.total += cohort.devices;
+        summary.online += cohort.online;
+        summary.late += cohort.late;
+        let version = kind.device.version.unwrap_or_else(|| "unknown".to_owned());
+        *versions.entry(version).or_default() += cohort.devices;
+    })
+    .await?;
+    summary.offline = summary.total - summary.online - summary.late;
     (summary.updating, summary.failed_24h) = tx.fleet_attempts(now - DAY_MS).await?;
     summary.spared_bytes = tx.fleet_spared().await?;
     let versions = versions.into_iter();

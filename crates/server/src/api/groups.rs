@@ -32,7 +32,7 @@ pub async fn list(
     let after = query.after.unwrap_or_default();
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let groups = view::groups(&mut tx, &plan).await?;
+    let groups = view::groups(&mut tx, &plan, None).await?;
     let behind = groups.into_iter().filter(|group| group.name > after);
     let items = behind.take(limit as usize).collect();
     Ok(Json(page(items, limit, |group: &Group| group.name.clone())))
@@ -95,8 +95,8 @@ pub async fn add_devices(
 async fn shown(state: &AppState, name: &str) -> Result<Json<Group>, Refusal> {
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let groups = view::groups(&mut tx, &plan).await?;
-    let found = groups.into_iter().find(|group| group.name == name);
+    let groups = view::groups(&mut tx, &plan, Some(name)).await?;
+    let found = groups.into_iter().next();
     found
         .map(Json)
         .ok_or_else(|| Refusal::not_found(format!("group {name:?}")).of("name"))

@@ -127,6 +127,7 @@ pub const ROUTES: &[Route] = &[
     ("POST", "/api/v1/rollouts/{id}/retry", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/promote", OPERATOR),
     ("POST", "/api/v1/rollouts/{id}/approve", OPERATOR),
+    ("GET", "/api/v1/clusters", VIEWER),
     ("GET", "/api/v1/rollouts/{id}/clusters", VIEWER),
     ("POST", "/api/v1/rollbacks", OPERATOR),
     ("GET", "/api/v1/roots", VIEWER),
@@ -371,6 +372,7 @@ fn notifications() -> Router<AppState> {
             get(webhooks::list).post(webhooks::create),
         )
         .route("/api/v1/rollouts/{id}/clusters", get(clusters::clusters))
+        .route("/api/v1/clusters", get(clusters::recent))
         .route("/api/v1/webhooks/{name}", delete(webhooks::remove))
         .route("/api/v1/webhooks/{name}/enable", post(webhooks::enable))
         .route("/api/v1/webhooks/{name}/disable", post(webhooks::disable))

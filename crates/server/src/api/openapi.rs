@@ -33,6 +33,7 @@ use super::{
         rollouts::preview, rollouts::dry_run, rollouts::list, rollouts::start, rollouts::show, rollouts::pause,
         rollouts::resume, rollouts::abort, rollouts::retry, rollouts::promote, rollouts::approve,
         clusters::clusters,
+        clusters::recent,
         roots::add, roots::list, roots::current, roots::download,
         products::signing, products::set_signing,
         log::head, log::proof, log::consistency, log::list,

@@ -13,10 +13,13 @@ use super::{
 use crate::{
     AppState,
     auth::By,
-    domain::model::{self, Standing},
+    domain::{
+        kind::Selection,
+        model::{self, Standing},
+    },
     service::{
         dry_run,
-        population::members,
+        population::some_ids,
         preview,
         rollouts::{self, Command},
         view,
@@ -107,16 +110,15 @@ pub async fn show(
         .map(|stored| view::attempt(&plan, stored))
         .collect();
     if matches!(rollout.standing, Standing::Active | Standing::Paused) {
-        let filter = rollout.plan.filter.as_ref();
-        let members = members(&mut tx, &plan, &rollout.target, filter).await?;
         let begun: BTreeSet<&str> = stored.iter().map(|it| it.device.as_str()).collect();
         let room = ATTEMPTS_MAX.saturating_sub(attempts.len());
-        let waiting = members
-            .into_iter()
-            .map(|member| member.id)
-            .filter(|id| !begun.contains(id.as_str()))
-            .take(room);
-        attempts.extend(waiting.map(|name| view::waiting(&plan, &rollout, name)));
+        if room > 0 {
+            let named = Selection::of(&plan, &rollout);
+            let named = some_ids(&mut tx, &named, room + begun.len()).await?;
+            let waiting = named.into_iter().filter(|id| !begun.contains(id.as_str()));
+            let waiting = waiting.take(room);
+            attempts.extend(waiting.map(|name| view::waiting(&plan, &rollout, name)));
+        }
     }
     let rollout = view::rollout(&state, &mut tx, &plan, &rollout).await?;
     Ok(Json(RolloutDetail { rollout, attempts }))

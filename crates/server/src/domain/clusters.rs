@@ -1,6 +1,7 @@
 //! What the failures of a rollout have in common.
 //!
-//! A *candidate* is a kind of device (chip, chip with revision, version before, or both) and a way
+//! A *candidate* is a kind of device (chip, chip with revision, version before, signal, or several of
+//! these) and a way
 //! to fail (any, a state, a state with a reset reason). Its devices are compared with all others:
 //! it stands out where at least [`FAILED_MIN`] failed so, more often than elsewhere, and the
 //! log-likelihood ratio of two chances of failure against one is at least [`RATIO_MIN`]; the
@@ -22,9 +23,9 @@ pub const GROUPS_MAX: usize = 5_000;
 pub const CLUSTERS_MAX: usize = 10;
 /// Devices that must have failed so.
 pub const FAILED_MIN: u64 = 2;
-/// Log-likelihood ratio that it takes, in nats. One candidate reaches this by chance once in 2,000
+/// Log-likelihood ratio that it takes, in nats. One candidate reaches this by chance once in 5,000
 /// times (twice the ratio is chi-squared); many are looked at.
-pub const RATIO_MIN: f64 = 6.0;
+pub const RATIO_MIN: f64 = 7.0;
 
 /// Devices of one kind that ended in one way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,35 @@ pub struct Kind {
     pub chip: Option<u16>,
     pub revision: Option<u16>,
     pub from_version: Option<String>,
+    pub signal: Option<Signal>,
+}
+
+/// How well a device is received, by the metric `rssi` of its last check-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    /// Below -80 dBm: links fail.
+    Weak,
+    /// Below -67 dBm.
+    Fair,
+    Good,
+}
+
+impl Signal {
+    const ALL: [(Self, &str); 3] = [
+        (Self::Weak, "weak"),
+        (Self::Fair, "fair"),
+        (Self::Good, "good"),
+    ];
+
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(known, _)| *known == self);
+        found.map_or("good", |(_, name)| name)
+    }
+
+    pub fn of_name(name: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(_, known)| *known == name);
+        found.map(|(signal, _)| *signal)
+    }
 }
 
 /// A way to fail; likewise.
@@ -193,6 +223,13 @@ impl Kind {
             };
             all.extend(all.iter().map(with).collect::<Vec<_>>());
         }
+        if let Some(signal) = self.signal {
+            let with = |kind: &Self| Self {
+                signal: Some(signal),
+                ..kind.clone()
+            };
+            all.extend(all.iter().map(with).collect::<Vec<_>>());
+        }
         all.retain(|kind| *kind != Self::default());
         all
     }
@@ -204,6 +241,7 @@ impl Kind {
         holds(&self.chip, &of.chip)
             && holds(&self.revision, &of.revision)
             && holds(&self.from_version, &of.from_version)
+            && holds(&self.signal, &of.signal)
     }
 
     fn conditions_set(&self) -> usize {
@@ -211,6 +249,7 @@ impl Kind {
             self.chip.is_some(),
             self.revision.is_some(),
             self.from_version.is_some(),
+            self.signal.is_some(),
         ];
         set.into_iter().filter(|set| *set).count()
     }
@@ -266,7 +305,11 @@ impl Kind {
         });
         let from = self.from_version.as_ref();
         let from = from.map(|version| format!(" coming from {version}"));
-        [chip, revision.unwrap_or_default(), from.unwrap_or_default()].concat()
+        let signal = self
+            .signal
+            .map(|signal| format!(" with a {} signal", signal.name()));
+        let more = [revision, from, signal].into_iter().flatten();
+        std::iter::once(chip).chain(more).collect()
     }
 }
 
@@ -301,6 +344,7 @@ mod tests {
                 chip: Some(chip),
                 revision: Some(3),
                 from_version: Some(from.to_owned()),
+                signal: None,
             },
             failure: state.map(|state| Way {
                 state: Some(state.to_owned()),
@@ -376,7 +420,25 @@ mod tests {
         assert_eq!(texts(&groups), [text]);
     }
 
-    /// 300 devices of 12 kinds, each with the same chance to fail.
+    #[test]
+    fn a_weak_signal_is_told_where_that_is_what_they_share() {
+        let with = |signal, state, devices| {
+            let mut group = group(C3, "1.0.5", state, devices);
+            group.kind.signal = Some(signal);
+            group
+        };
+        let timeout = Some("failed:net_timeout");
+        let groups = [
+            with(Signal::Weak, timeout, 9),
+            with(Signal::Weak, None, 11),
+            with(Signal::Good, None, 200),
+            group(S3, "1.0.4", None, 50),
+        ];
+        let text = "9 of 20 devices with a weak signal failed with net_timeout; elsewhere 0 of 250";
+        assert_eq!(texts(&groups), [text]);
+    }
+
+    /// 300 devices of 36 kinds, each with the same chance to fail.
     fn even_rollout(seed: u64) -> Vec<Group> {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut next = |below: u64| {
@@ -389,12 +451,10 @@ mod tests {
         let one = |_| {
             let (chip, from) = ([C3, S3, ESP32][next(3) as usize], ["1", "2", "3", "4"]);
             let from = from[next(4) as usize];
-            group(
-                chip,
-                from,
-                (next(100) < 5).then_some("failed:crash_loop"),
-                1,
-            )
+            let state = (next(100) < 5).then_some("failed:crash_loop");
+            let mut one = group(chip, from, state, 1);
+            one.kind.signal = Some(Signal::ALL[next(3) as usize].0);
+            one
         };
         (0..300).map(one).collect()
     }
@@ -421,19 +481,23 @@ mod tests {
             state,
             prop::option::of(0u8..2),
             1u64..50,
+            0usize..3,
         );
-        let one = one.prop_map(|(chip, revision, from, state, reset, devices)| Group {
-            kind: Kind {
-                chip: (chip > 0).then_some(chip),
-                revision: (revision > 0).then_some(revision),
-                from_version: (from > 0).then(|| format!("1.0.{from}")),
+        let one = one.prop_map(
+            |(chip, revision, from, state, reset, devices, signal)| Group {
+                kind: Kind {
+                    chip: (chip > 0).then_some(chip),
+                    revision: (revision > 0).then_some(revision),
+                    from_version: (from > 0).then(|| format!("1.0.{from}")),
+                    signal: [None, Some(Signal::Weak), Some(Signal::Good)][signal],
+                },
+                failure: state.map(|state| Way {
+                    state: Some(state.to_owned()),
+                    reset: reset.map(|reset| format!("r{reset}")),
+                }),
+                devices,
             },
-            failure: state.map(|state| Way {
-                state: Some(state.to_owned()),
-                reset: reset.map(|reset| format!("r{reset}")),
-            }),
-            devices,
-        });
+        );
         prop::collection::vec(one, 0..30)
     }
 

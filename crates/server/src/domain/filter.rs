@@ -179,6 +179,21 @@ impl Filter {
         &self.root
     }
 
+    /// Whether a device is meant, where that does not depend on a field that is unknown.
+    pub fn decided(&self, device: &impl Traits, unknown: &impl Fn(&Field) -> bool) -> Option<bool> {
+        self.root.decided(device, unknown)
+    }
+
+    /// Whether it asks for the field at all.
+    pub fn mentions(&self, field: &Field) -> bool {
+        self.root.mentions(field)
+    }
+
+    /// The ids outside which it never holds, where it names some.
+    pub fn only_ids(&self) -> Option<&[String]> {
+        self.root.only_ids()
+    }
+
     /// Whether a device is meant.
     pub fn matches(&self, device: &impl Traits) -> bool {
         self.root.matches(device)
@@ -194,6 +209,45 @@ impl Expression {
             Self::Not(inner) => !inner.matches(device),
             Self::Has(field) => device.any(field, &mut |_| true),
             Self::Compare(field, test) => device.any(field, &mut |value| test.holds(value)),
+        }
+    }
+
+    fn decided(&self, device: &impl Traits, unknown: &impl Fn(&Field) -> bool) -> Option<bool> {
+        // One part that is `ends` settles it; otherwise every part must be known.
+        let settle = |parts: &[Self], ends: bool| {
+            let mut rest = Some(!ends);
+            for part in parts {
+                match part.decided(device, unknown) {
+                    Some(found) if found == ends => return Some(ends),
+                    Some(_) => {}
+                    None => rest = None,
+                }
+            }
+            rest
+        };
+        match self {
+            Self::And(all) => settle(all, false),
+            Self::Or(any) => settle(any, true),
+            Self::Not(inner) => inner.decided(device, unknown).map(|holds| !holds),
+            Self::Has(field) | Self::Compare(field, _) if unknown(field) => None,
+            Self::All | Self::Has(_) | Self::Compare(..) => Some(self.matches(device)),
+        }
+    }
+
+    fn mentions(&self, wanted: &Field) -> bool {
+        match self {
+            Self::All => false,
+            Self::And(parts) | Self::Or(parts) => parts.iter().any(|part| part.mentions(wanted)),
+            Self::Not(inner) => inner.mentions(wanted),
+            Self::Has(field) | Self::Compare(field, _) => field == wanted,
+        }
+    }
+
+    fn only_ids(&self) -> Option<&[String]> {
+        match self {
+            Self::Compare(Field::Id, Test::In(ids)) => Some(ids),
+            Self::And(all) => all.iter().find_map(Self::only_ids),
+            _ => None,
         }
     }
 }

@@ -63,7 +63,7 @@ fn allows_revision(release: &Release, revision: u16) -> bool {
 }
 
 /// Size of the largest slot that an update could use.
-fn room(device: &Device) -> Option<u32> {
+pub(super) fn room(device: &Device) -> Option<u32> {
     /// Slot number of the factory partition, which updates never write.
     const FACTORY: u8 = 255;
     let usable = |slot: &&Slot| slot.slot != FACTORY && Some(slot.slot) != device.slot;

@@ -18,6 +18,7 @@ use super::{
     delta::{Delta, Offered},
     filter::{Field, Filter, Traits},
     fit::chip_name,
+    health::has_restarted,
     log::Tree,
     plan::RolloutPlan,
 };
@@ -132,6 +133,8 @@ pub struct Device {
     pub metrics: BTreeMap<String, i32>,
     /// Why it does not install now; none from a device that does not know to hold.
     pub waits: Option<Waits>,
+    /// When it was last seen to have restarted by panic or watchdog.
+    pub crashed_at: Option<i64>,
     pub first_seen: i64,
     pub last_seen: i64,
 }
@@ -164,6 +167,33 @@ impl Traits for Traited<'_> {
 }
 
 impl Device {
+    /// A device of which nothing is known but how it speaks.
+    pub fn blank(protocol: Protocol) -> Self {
+        Self {
+            id: String::new(),
+            protocol,
+            chip: None,
+            chip_revision: None,
+            project: None,
+            version: None,
+            elf: None,
+            confirmed: None,
+            slot: None,
+            slots: Vec::new(),
+            rollback_slot: None,
+            reset: None,
+            warning: None,
+            trust: Trust::default(),
+            patches: None,
+            attributes: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            waits: None,
+            crashed_at: None,
+            first_seen: 0,
+            last_seen: 0,
+        }
+    }
+
     /// Whether a rollback order has something to boot; nobody knows for a seed device, so it may
     /// be asked.
     pub fn rollback_available(&self) -> bool {
@@ -196,6 +226,19 @@ pub struct Slot {
     pub version: Option<String>,
 }
 
+impl Slot {
+    /// A slot of which only its size is known.
+    pub fn with_room(bytes: u32) -> Self {
+        Self {
+            slot: 0,
+            bytes,
+            state: SlotState::Empty,
+            elf: None,
+            version: None,
+        }
+    }
+}
+
 /// What one check-in says, whatever protocol it came by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -214,6 +257,8 @@ pub struct Report {
     pub progress: Option<Progress>,
     pub outcome: Option<Outcome>,
     pub reset: Option<ResetReason>,
+    /// Seconds since that reset; none from a device that cannot tell.
+    pub uptime_s: Option<u32>,
     pub trust: Trust,
     /// The largest patches that it can apply.
     pub patches: Option<PatchProfile>,
@@ -229,6 +274,17 @@ impl Report {
             elf: self.elf,
             version: self.version.as_deref(),
         }
+    }
+
+    /// Whether it crashed since it was heard of, as far as its uptime tells.
+    pub fn has_crashed_since(&self, heard_at: i64, now: i64) -> bool {
+        let has_restarted = |uptime_s| has_restarted(uptime_s, heard_at, now);
+        self.is_after_crash() && self.uptime_s.is_some_and(has_restarted)
+    }
+
+    /// Whether its last reset was none that a healthy image makes.
+    pub fn is_after_crash(&self) -> bool {
+        matches!(self.reset, Some(ResetReason::Panic | ResetReason::Watchdog))
     }
 
     /// Whether the new image runs unconfirmed.
@@ -583,6 +639,17 @@ impl Plan {
     /// Patches to the release.
     pub fn deltas(&self, release: i64) -> &[Delta] {
         self.deltas.get(&release).map_or(&[], Vec::as_slice)
+    }
+
+    /// Groups whose rule holds of a device, beside those that it is listed in.
+    pub fn joined<'a>(&'a self, device: &'a Traited) -> impl Iterator<Item = &'a str> {
+        let holds = |rule: &&GroupRule| {
+            let filter = rule.filter.as_ref();
+            filter.is_some_and(|filter| filter.matches(device))
+                && !device.groups.contains(&rule.name)
+        };
+        let joined = self.groups.iter().filter(holds);
+        joined.map(|rule| rule.name.as_str())
     }
 
     /// The release that carries this ELF digest.

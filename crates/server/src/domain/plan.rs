@@ -9,12 +9,13 @@ use std::{collections::BTreeSet, str::FromStr};
 use fota_proto::{
     AttemptState, FailureCode,
     checkin::Conditions,
-    limits::{DEVICE_ID_BYTES_MAX, VERSION_BYTES_MAX},
+    limits::{DEVICE_ID_BYTES_MAX, METRICS_MAX, VERSION_BYTES_MAX},
     manager::{self, Limits, Percent, Retries, Span, Timeouts},
 };
 
 use super::{
     filter::Filter,
+    health::Bound,
     model::Attempt,
     sequential::Rates,
     window::{BLACKOUTS_MAX, Schedule, WINDOWS_MAX, Zone},
@@ -83,7 +84,7 @@ pub enum Reach {
 }
 
 /// What must be proven before the next wave, and what stops a rollout.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Gates {
     pub healthy_percent: Percent,
     pub healthy_min: u32,
@@ -91,6 +92,8 @@ pub struct Gates {
     pub failure_percent: Option<Percent>,
     pub failure_sample: u32,
     pub sequential: Option<Rates>,
+    /// Bounds of metrics beyond which the sequential test counts a device as unwell.
+    pub unwell: Vec<Bound>,
     /// Whether the next wave waits for the sequential test to pass.
     pub prove: bool,
 }
@@ -317,8 +320,14 @@ fn gates(given: &manager::RolloutPlan) -> Result<Gates, PlanError> {
         failure_percent: gates.failure_percent,
         failure_sample: gates.failure_sample.unwrap_or(20),
         sequential: gates.sequential.as_ref().map(rates).transpose()?,
+        unwell: unwell(gates.sequential.as_ref())?,
         prove: gates.sequential.as_ref().is_some_and(|test| test.prove),
     })
+}
+
+fn unwell(given: Option<&manager::Sequential>) -> Result<Vec<Bound>, PlanError> {
+    let bounds = given.map_or(&[][..], |test| &test.unwell);
+    all("gates.sequential.unwell", bounds, METRICS_MAX)
 }
 
 fn rates(given: &manager::Sequential) -> Result<Rates, PlanError> {

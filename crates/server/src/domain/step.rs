@@ -14,8 +14,8 @@ use super::{
     delta::{self, Offered, Wanted},
     history,
     model::{
-        Attempt, Device, GroupRule, NewEvent, Pin, Plan, Release, Report, RollbackOrder,
-        RollbackState, Traited, Trust,
+        Attempt, Device, NewEvent, Pin, Plan, Release, Report, RollbackOrder, RollbackState,
+        Traited, Trust,
     },
     rules::{Budget, Load},
     trust::fork_warning,
@@ -275,6 +275,7 @@ impl Work<'_> {
             attributes: report.attributes.clone(),
             metrics: report.metrics.clone(),
             waits: report.waits,
+            crashed_at: self.crashed_at(before.as_ref()),
             first_seen: before.as_ref().map_or(self.now, |before| before.first_seen),
             last_seen: self.now,
         };
@@ -290,6 +291,18 @@ impl Work<'_> {
         }
         self.facts.device = Some(device.clone());
         device
+    }
+
+    /// When it last crashed. Uptime tells a second crash from the first, which had the same reason.
+    fn crashed_at(&self, before: Option<&Device>) -> Option<i64> {
+        let (report, now) = (self.report, self.now);
+        let is_new = before.is_none_or(|before| {
+            before.reset != report.reset || report.has_crashed_since(before.last_seen, now)
+        });
+        match report.is_after_crash() && is_new {
+            true => Some(now),
+            false => before.and_then(|before| before.crashed_at),
+        }
     }
 
     fn tell_of_device(&mut self, before: Option<&Device>, device: &Device) {
@@ -364,6 +377,12 @@ impl Work<'_> {
 
     fn update(&mut self, index: usize, mut after: Attempt) {
         let is_news = self.facts.attempts[index].state != after.state;
+        if is_news && after.state.is_end() && !self.facts.attempts[index].stalled {
+            // What it ends gives its place up: the next step of a device needs no other.
+            let load = self.facts.loads.get_mut(&after.rollout);
+            load.into_iter()
+                .for_each(|load| load.live = load.live.saturating_sub(1));
+        }
         if is_news && after.state.is_end() {
             let rollout = self.plan.rollout(after.rollout);
             after.retry_at = rollout.and_then(|it| it.plan.retry_at(&after, self.now));
@@ -455,12 +474,7 @@ pub fn join_groups(facts: &mut Facts, plan: &Plan, device: &Device) {
         groups: &facts.groups,
         tags: &facts.tags,
     };
-    let holds = |rule: &&GroupRule| {
-        let filter = rule.filter.as_ref();
-        filter.is_some_and(|filter| filter.matches(&traits)) && !traits.groups.contains(&rule.name)
-    };
-    let joined = plan.groups.iter().filter(holds);
-    let joined: Vec<String> = joined.map(|rule| rule.name.clone()).collect();
+    let joined: Vec<String> = plan.joined(&traits).map(str::to_owned).collect();
     facts.groups.extend(joined);
 }
 

@@ -10,6 +10,7 @@
 //! | nobody of the wave has started | stays |
 //! | its `min_time`, at least two polls, is not over since the first start | stays |
 //! | a device of the wave waits for a window, a retry or a free place | stays |
+//! | the sequential test speaks against the release, though not for long enough to stop it | stays |
 //! | the plan asks for proof, and the sequential test has none yet | stays |
 //! | too few are healthy: confirmed, and so for the soak time | stays; past `max_time` pauses |
 //! | otherwise | advances |
@@ -18,9 +19,10 @@
 //! the attempts each time, so a restart, or another node, finds the same.
 
 use super::{
+    health::Health,
     model::Rollout,
     plan::{Reach, sentence::reach},
-    sequential::{self, Finding},
+    sequential,
 };
 
 /// Polls that a wave lasts at least, so that every device that is online has had its turn.
@@ -38,7 +40,7 @@ pub struct Counted {
     /// Until when a device that the wave has reached waits for its turn, as far as known.
     pub waits_until: i64,
     /// What the sequential test found, where the plan asks for it.
-    pub finding: Option<Finding>,
+    pub health: Option<Health>,
 }
 
 /// The current attempts of one wave; those left out are not counted.
@@ -137,13 +139,12 @@ pub fn breach(rollout: &Rollout, counted: &Counted) -> Option<String> {
     {
         return Some(format!("{failures} failed, the limit is {max}"));
     }
-    if let Some(finding) = counted
-        .finding
-        .filter(|found| found.verdict == sequential::Verdict::Stop)
-    {
+    let stops = |health: &&Health| health.finding.verdict == sequential::Verdict::Stop;
+    if let Some(health) = counted.health.as_ref().filter(stops) {
         return Some(format!(
-            "the updated devices fail more often than {:.1} %, which is normal for the others",
-            finding.normal * 100.0
+            "the updated devices fail more often than {:.1} %, which is normal for the others: {}",
+            health.finding.normal * 100.0,
+            health.text(&rollout.plan.gates.unwell)
         ));
     }
     let gates = &rollout.plan.gates;
@@ -186,8 +187,16 @@ fn is_proven(
     } = *wave;
     let percent = plan.gates.healthy_percent;
     let needed = needed(rollout, plan.gates.healthy_min);
-    let is_more = |found: Finding| found.verdict == sequential::Verdict::More;
-    if plan.gates.prove && counted.finding.is_none_or(is_more) {
+    if counted
+        .health
+        .as_ref()
+        .is_some_and(|health| health.against_since.is_some())
+    {
+        let why = "the updated devices look worse than the others: it is looked at once more";
+        return missing(why.into(), None);
+    }
+    let is_more = |health: &Health| health.finding.verdict == sequential::Verdict::More;
+    if plan.gates.prove && counted.health.as_ref().is_none_or(is_more) {
         return missing(
             "it is not proven yet that failures do not rise".into(),
             None,

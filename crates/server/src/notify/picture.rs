@@ -15,8 +15,9 @@ use crate::{
     domain::{
         attempt::percent,
         fit::{chip_name, fits},
-        model::{Device, Plan, Release},
+        model::{Device, Plan, Release, Standing},
         presence::presence,
+        trust::takes,
     },
     service::rollouts,
     store::{StoreError, Tx},
@@ -43,13 +44,14 @@ pub async fn of(
             .get(&release)
             .map(|found| found.version.clone())
     };
-    let newest = newest(plan, device, |release| blocked.contains(&release));
+    let now = state.now_ms();
+    let newest = newest(plan, device, |release| blocked.contains(&release), now);
     Ok(Picture {
         id: device.id.clone(),
         chip: device.chip.map(chip_name),
         project: device.project.clone(),
         version: device.version.clone(),
-        presence: presence(last_seen, state.now_ms(), state.config.poll_s),
+        presence: presence(last_seen, now, state.config.poll_s),
         last_seen: time(last_seen),
         attempt: attempt.map(|attempt| Attempt {
             rollout: attempt.rollout,
@@ -68,25 +70,40 @@ fn last_seen(state: &AppState, device: &Device) -> i64 {
     state.fleet.last_seen(&device.id, device.last_seen)
 }
 
-/// The newest release of its product that it could take.
+/// The newest release of its product that the device would take and a rollout could give it: what
+/// runs, too. A release that the device would refuse, because of who signed it or what came before,
+/// is no update, and neither is one of which a rollout was stopped or waits for a person.
 fn newest<'p>(
     plan: &'p Plan,
     device: &Device,
     is_blocked: impl Fn(i64) -> bool,
+    now: i64,
 ) -> Option<&'p Release> {
     plan.releases.values().rev().find(|release| {
         let is_product = device.project.as_ref() == Some(&release.project);
-        let is_offered = !release.yanked && !is_blocked(release.id);
-        is_product && is_offered && fits(device, release, false).is_ok()
+        let is_offered = !release.yanked && !is_blocked(release.id) && !is_stopped(plan, release);
+        let runs = device.running().is(release);
+        let is_taken = fits(device, release, false).is_ok()
+            && (runs || takes(device, plan, release, now).is_ok());
+        is_product && is_offered && is_taken
     })
+}
+
+/// Whether the newest rollout of the release stands still: it breached a gate, was paused, or
+/// nobody has approved it.
+fn is_stopped(plan: &Plan, release: &Release) -> bool {
+    let mut rollouts = plan.rollouts.iter();
+    let newest = rollouts.find(|rollout| rollout.release == release.id);
+    newest.is_some_and(|rollout| rollout.standing == Standing::Paused || rollout.needs_approval())
 }
 
 /// What a look at many devices sees of one, without asking for its attempts: where this has not
 /// changed and no event told of the device, the picture is the same.
 pub fn glance(state: &AppState, plan: &Plan, device: &Device) -> u64 {
     let last_seen = last_seen(state, device);
-    let presence = presence(last_seen, state.now_ms(), state.config.poll_s);
-    let newest = newest(plan, device, |_| false).map(|release| release.id);
+    let now = state.now_ms();
+    let presence = presence(last_seen, now, state.config.poll_s);
+    let newest = newest(plan, device, |_| false, now).map(|release| release.id);
     let mut hasher = DefaultHasher::new();
     (presence as u8, newest, last_seen / LAST_SEEN_GRAIN_MS).hash(&mut hasher);
     (&device.version, &device.project, device.elf, device.chip).hash(&mut hasher);
@@ -105,7 +122,8 @@ pub async fn install(state: &AppState, id: &DeviceId, by: &By) -> Result<(), Str
         let device = tx.device(id.as_str()).await.map_err(database)?;
         let device = device.ok_or("there is no such device")?;
         let blocked = tx.blocked(id.as_str()).await.map_err(database)?;
-        let newest = newest(&plan, &device, |release| blocked.contains(&release));
+        let now = state.now_ms();
+        let newest = newest(&plan, &device, |release| blocked.contains(&release), now);
         let newest = newest.ok_or("there is no release for it")?;
         if device.running().is(newest) {
             return Err(format!("it runs {} already", newest.version));

@@ -82,6 +82,9 @@ pub async fn run(state: AppState) {
             return;
         }
     };
+    if let Err(error) = take_over(&state).await {
+        tracing::error!(%error, "webhooks wait for the leases of the server before this one");
+    }
     let mut news = state.hub.listen();
     let mut work = JoinSet::new();
     let mut busy = HashMap::new();
@@ -106,6 +109,16 @@ pub async fn run(state: AppState) {
     }
     // Each stores how far it is and ends.
     while work.join_next().await.is_some() {}
+}
+
+/// A data folder with SQLite has one server, so whoever held a lease is gone: nobody waits for it.
+async fn take_over(state: &AppState) -> Result<(), StoreError> {
+    if state.store.engine() != "sqlite" {
+        return Ok(());
+    }
+    let mut tx = state.store.write().await?;
+    tx.end_leases().await?;
+    tx.commit().await
 }
 
 fn courier(state: &AppState) -> Result<Courier, String> {

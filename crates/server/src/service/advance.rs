@@ -1,39 +1,44 @@
 //! Rollouts that drive themselves: waves that go on, gates that stop, attempts that take too long.
 //!
-//! Each node looks once a second, and at once where an attempt goes wrong. What is found follows
-//! from what is stored, and is looked at again in the transaction that acts on it: looking twice,
-//! on two nodes, or after a restart does what looking once does.
+//! Each node asks once a second of which rollouts something has happened ([`super::watch`]), and an
+//! attempt that goes wrong is looked at at once. What is found follows from what is stored, and is
+//! looked at again in the transaction that acts on it: looking twice, on two nodes, or after a
+//! restart does what looking once does.
 
 use std::collections::BTreeSet;
 
 use fota_proto::{AttemptState, manager::Span};
 
-use super::{commit, population, rollbacks};
+use super::{commit, population, rollbacks, watch};
 use crate::{
     AppState,
     domain::{
         attempt::{explain, is_failure},
         model::{Attempt, NewEvent, Plan, Rollout, Standing},
-        sequential::{self, Sample},
         wave::{Counted, Verdict, breach, judge},
     },
     store::{StoreError, Tx},
 };
 
-/// Looks at every rollout once.
+/// Looks at the rollouts of which something has happened, or whose time has come.
 pub async fn tick(state: &AppState) -> Result<(), StoreError> {
     let plan = state.fleet.newest_plan(&state.store).await?;
-    for rollout in &plan.rollouts {
+    let now = state.now_ms();
+    for rollout in state.watches.due(&state.store, &plan, now).await? {
+        let mut next = None;
         if rollout.standing == Standing::Active && !rollout.plan.is_empty() {
-            look(state, &plan, rollout).await?;
+            next = look(state, &plan, rollout).await?;
         }
-        end_late(state, rollout).await?;
+        let late = end_late(state, rollout).await?;
+        let next = next.into_iter().chain(late).min();
+        state.watches.looked(rollout, next);
     }
     Ok(())
 }
 
-/// Moves one rollout on where it is time.
-async fn look(state: &AppState, plan: &Plan, rollout: &Rollout) -> Result<(), StoreError> {
+/// Moves one rollout on where it is time; gives when to look again if nothing happens.
+async fn look(state: &AppState, plan: &Plan, rollout: &Rollout) -> Result<Option<i64>, StoreError> {
+    let now = state.now_ms();
     let mut tx = state.store.read().await?;
     let mut seen = rollout.clone();
     let is_counted = rollout.wave_devices.is_some() || rollout.wave >= rollout.plan.last_wave();
@@ -41,51 +46,35 @@ async fn look(state: &AppState, plan: &Plan, rollout: &Rollout) -> Result<(), St
         let devices = population::wave_devices(&mut tx, plan, rollout).await?;
         seen.wave_devices = Some(devices);
     }
-    let verdict = judged(state, &mut tx, &seen).await?;
+    let watched_until = watch::see(state, &mut tx, plan, &seen).await?;
+    let counted = counted(state, &mut tx, &seen).await?;
+    let verdict = judge(&seen, &counted, poll_ms(state), now);
     drop(tx);
-    if is_counted && matches!(verdict, Verdict::Stay { .. }) {
-        return Ok(());
+    let Verdict::Stay { until, .. } = verdict else {
+        act(state, &seen).await?;
+        // What follows from it is looked at next time.
+        return Ok(Some(now));
+    };
+    if !is_counted {
+        act(state, &seen).await?;
     }
-    act(state, &seen).await
+    let of_plan = watch::next_moment(rollout, &counted, now);
+    let moments = [until, of_plan, watched_until];
+    Ok(moments.into_iter().flatten().min())
 }
 
-async fn judged(state: &AppState, tx: &mut Tx, rollout: &Rollout) -> Result<Verdict, StoreError> {
-    let now = state.now_ms();
-    let poll_ms = i64::from(state.config.poll_s) * 1000;
-    let counted = counted(tx, rollout, poll_ms, now).await?;
-    Ok(judge(rollout, &counted, poll_ms, now))
+fn poll_ms(state: &AppState) -> i64 {
+    i64::from(state.config.poll_s) * 1000
 }
 
-/// Polls without a word after which a device counts as lost.
-const LOST_POLLS: i64 = 10;
-
-/// The counts that the waves of a rollout go by, with what the sequential test says of them.
+/// The counts that the waves of a rollout go by, with what the sequential test said last.
 pub async fn counted(
+    state: &AppState,
     tx: &mut Tx,
     rollout: &Rollout,
-    poll_ms: i64,
-    now: i64,
 ) -> Result<Counted, StoreError> {
-    let mut counted = tx.counted(rollout, now).await?;
-    // Before anything has ended there is nothing to judge, and the others are dear to count.
-    if let Some(rates) = &rollout.plan.gates.sequential
-        && counted.ended > 0
-    {
-        let lost_before = now - LOST_POLLS * poll_ms;
-        let since = rollout.created_at;
-        let control = tx.control(rollout.id, since, lost_before).await?;
-        // Devices are away now and then: how many is normal, only others can tell. Once all are
-        // updated there are none, and a silent device says nothing of the release.
-        let silent_before = match control.devices {
-            0 => i64::MIN,
-            _ => lost_before,
-        };
-        let updated = Sample {
-            devices: counted.ended,
-            failures: counted.failures + tx.unwell(rollout.id, silent_before).await?,
-        };
-        counted.finding = Some(sequential::judge(updated, control, rates));
-    }
+    let mut counted = tx.counted(rollout, state.now_ms()).await?;
+    counted.health = state.watches.health(rollout.id);
     Ok(counted)
 }
 
@@ -100,7 +89,8 @@ async fn act(state: &AppState, seen: &Rollout) -> Result<(), StoreError> {
         return Ok(());
     }
     rollout.wave_devices = rollout.wave_devices.or(seen.wave_devices);
-    let verdict = judged(state, &mut tx, &rollout).await?;
+    let counted = counted(state, &mut tx, &rollout).await?;
+    let verdict = judge(&rollout, &counted, poll_ms(state), state.now_ms());
     let mut reaction = Reaction::default();
     apply(
         state,
@@ -261,10 +251,14 @@ async fn order_back(
     Ok(())
 }
 
-/// Finds the attempts of a rollout that stalled, and ends those that had their time.
-async fn end_late(state: &AppState, rollout: &Rollout) -> Result<(), StoreError> {
+/// Finds the attempts of a rollout that stalled, and ends those that had their time; gives when the
+/// next one may.
+async fn end_late(state: &AppState, rollout: &Rollout) -> Result<Option<i64>, StoreError> {
     let now = state.now_ms();
     let mut tx = state.store.read().await?;
+    let Some(oldest) = tx.idle_since(rollout.id).await? else {
+        return Ok(None);
+    };
     let stalled = tx
         .idle_attempts(rollout.id, now - rollout.plan.stalled_ms())
         .await?;
@@ -277,7 +271,7 @@ async fn end_late(state: &AppState, rollout: &Rollout) -> Result<(), StoreError>
     }
     drop(tx);
     if stalled.is_empty() && late.is_empty() {
-        return Ok(());
+        return Ok(Some(watch::next_late(rollout, oldest, now)));
     }
     let mut tx = state.store.write().await?;
     let plan = state.fleet.plan(&mut tx).await?;
@@ -306,11 +300,11 @@ async fn end_late(state: &AppState, rollout: &Rollout) -> Result<(), StoreError>
     // A device that was told to go on must be told otherwise.
     let changes_plan = reaction.changes_plan || !ended.is_empty();
     commit(state, tx, &events, changes_plan).await?;
-    Ok(())
+    Ok(Some(now))
 }
 
 /// The states that have a time, and which.
-fn timeouts(rollout: &Rollout) -> impl Iterator<Item = (AttemptState, Span)> {
+pub fn timeouts(rollout: &Rollout) -> impl Iterator<Item = (AttemptState, Span)> {
     let given = &rollout.plan.timeouts;
     let all = [
         (AttemptState::Offered, given.offered),

@@ -69,7 +69,8 @@ async fn store(
         state.fleet.saw(device, step.device.last_seen);
         return Ok(plan.generation);
     }
-    tx.put_device(&step.device).await?;
+    tx.put_device(&step.device, &facts.groups, &facts.tags)
+        .await?;
     // The half hour of it is noted with the next flush.
     state.fleet.saw(device, step.device.last_seen);
     for change in &step.changes {

@@ -18,6 +18,7 @@ use crate::{
     auth::{By, Record},
     domain::{
         delta::{PER_RELEASE_MAX, SOURCES_AT_START_MAX, State, Wanted, profile_name, state_name},
+        kind::Selection,
         model::{Plan, Release, Rollout},
     },
     store::{StoreError, StoredDelta, Tx},
@@ -69,10 +70,7 @@ async fn rollout_sources(
     release: i64,
 ) -> Result<Vec<(Option<i64>, PatchProfile)>, StoreError> {
     let mut tx = state.store.read().await?;
-    let running = match (rollout.target.all, &rollout.plan.filter) {
-        (true, None) => tx.patch_sources().await?,
-        _ => member_sources(state, &mut tx, rollout).await?,
-    };
+    let running = running(state, &mut tx, rollout).await?;
     let mut sources = Vec::new();
     for (elf, profile) in running {
         let source = match tx.release_by_elf(elf).await? {
@@ -89,22 +87,23 @@ async fn rollout_sources(
     Ok(sources)
 }
 
-async fn member_sources(
+/// What the rollout's devices run that take patches and trust a root, that of most devices first.
+async fn running(
     state: &AppState,
     tx: &mut Tx,
     rollout: &Rollout,
 ) -> Result<Vec<(Sha256, PatchProfile)>, StoreError> {
     let plan = state.fleet.plan(tx).await?;
-    let filter = rollout.plan.filter.as_ref();
-    let members = population::members(tx, &plan, &rollout.target, filter).await?;
     let mut counts = BTreeMap::<(Sha256, PatchProfile), u64>::new();
-    for device in members.into_iter().filter_map(|member| member.device) {
+    population::parts(tx, &Selection::of(&plan, rollout), |part| {
+        let device = &part.kind().device;
         if let (Some(elf), Some(profile), true) =
             (device.elf, device.patches, device.trust.needs_signature())
         {
-            *counts.entry((elf, profile)).or_default() += 1;
+            *counts.entry((elf, profile)).or_default() += part.devices();
         }
-    }
+    })
+    .await?;
     let mut sources: Vec<_> = counts.into_iter().collect();
     sources.sort_by_key(|(_, devices)| std::cmp::Reverse(*devices));
     Ok(sources.into_iter().map(|(source, _)| source).collect())

@@ -20,6 +20,7 @@ pub mod secure_boot;
 pub mod signed;
 pub mod trust;
 pub mod view;
+pub mod watch;
 pub mod webhooks;
 pub mod why;
 

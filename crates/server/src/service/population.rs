@@ -1,167 +1,240 @@
-//! The devices that a rollout names: one pass over the fleet, whatever its size.
+//! The devices that a rollout names, whatever the size of the fleet: asked kind by kind
+//! ([`crate::domain::kind`]), and device by device only where an answer depends on the id.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
     domain::{
         filter::Filter,
-        model::{Device, Plan, Rollout, Target, Traited},
+        kind::{Kind, Selection},
+        model::{Plan, Rollout, Target},
         plan::{Reach, bucket},
         rollout::Tally,
-        step::{Facts, join_groups},
     },
     store::{StoreError, Tx},
 };
 
-/// A device that is named, seen or not.
-pub struct Member {
-    pub id: String,
-    pub device: Option<Device>,
-    pub groups: Vec<String>,
-    pub tags: BTreeMap<String, String>,
+/// Devices that are meant.
+pub enum Part<'k> {
+    /// All of a kind.
+    Whole {
+        number: i64,
+        kind: &'k Kind,
+        devices: u64,
+    },
+    /// One, as its kind with its id.
+    One { kind: &'k Kind, last_seen: i64 },
 }
 
-/// What operators said of all devices: groups that are lists, and tags.
-pub struct Known {
-    groups: BTreeMap<String, Vec<String>>,
-    tags: BTreeMap<String, BTreeMap<String, String>>,
-}
-
-impl Known {
-    pub async fn read(tx: &mut Tx) -> Result<Self, StoreError> {
-        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (group, device) in tx.memberships().await? {
-            groups.entry(device).or_default().push(group);
+impl Part<'_> {
+    pub fn kind(&self) -> &Kind {
+        match self {
+            Self::Whole { kind, .. } | Self::One { kind, .. } => kind,
         }
-        let tags = tx.all_tags().await?;
-        Ok(Self { groups, tags })
     }
 
-    /// Whether the filter holds of a device; each is asked about once.
-    pub fn is_meant(&mut self, plan: &Plan, filter: &Filter, device: &Device) -> bool {
-        let facts = self.facts(plan, device);
-        filter.matches(&Traited {
-            device,
-            groups: &facts.groups,
-            tags: &facts.tags,
-        })
-    }
-
-    /// The groups and tags of a device, which are not asked for again.
-    fn facts(&mut self, plan: &Plan, device: &Device) -> Facts {
-        let mut facts = Facts {
-            groups: self.groups.remove(&device.id).unwrap_or_default(),
-            tags: self.tags.remove(&device.id).unwrap_or_default(),
-            ..Facts::default()
-        };
-        join_groups(&mut facts, plan, device);
-        facts
+    pub fn devices(&self) -> u64 {
+        match self {
+            Self::Whole { devices, .. } => *devices,
+            Self::One { .. } => 1,
+        }
     }
 }
 
-/// The devices that a target names and of which the filter holds, by id. Of a device that was
-/// never seen nothing is known but its name, so a filter leaves it out.
-pub async fn members(
+/// Gives all devices that were seen and are meant, each in one part.
+pub async fn parts(
     tx: &mut Tx,
-    plan: &Plan,
-    target: &Target,
-    filter: Option<&Filter>,
-) -> Result<Vec<Member>, StoreError> {
-    let mut unseen: BTreeSet<String> = target.devices.clone();
-    let mut known = Known::read(tx).await?;
-    let in_group = |(_, groups): &(&String, &Vec<String>)| {
-        groups.iter().any(|group| target.groups.contains(group))
-    };
-    unseen.extend(
-        known
-            .groups
-            .iter()
-            .filter(in_group)
-            .map(|(id, _)| id.clone()),
-    );
-    let mut members = Vec::new();
-    for device in devices(tx, plan, target, &unseen).await? {
-        unseen.remove(&device.id);
-        let facts = known.facts(plan, &device);
-        let traits = Traited {
-            device: &device,
-            groups: &facts.groups,
-            tags: &facts.tags,
-        };
-        let is_named = target.includes(&device.id, device.protocol, &facts.groups)
-            && filter.is_none_or(|filter| filter.matches(&traits));
-        if is_named {
-            members.push(Member {
-                id: device.id.clone(),
-                device: Some(device),
-                groups: facts.groups,
-                tags: facts.tags,
+    selection: &Selection<'_>,
+    mut take: impl FnMut(Part),
+) -> Result<(), StoreError> {
+    if let Some(ids) = selection.only() {
+        return ones(tx, selection, &ids, false, take).await;
+    }
+    let mut undecided = Vec::new();
+    tx.each_kind(|number, kind, devices| match selection.of_kind(&kind) {
+        Some(true) => {
+            let kind = &kind;
+            take(Part::Whole {
+                number,
+                kind,
+                devices,
             });
         }
-    }
-    if filter.is_none() {
-        members.extend(unseen.into_iter().map(|id| Member {
-            groups: known.groups.remove(&id).unwrap_or_default(),
-            tags: known.tags.remove(&id).unwrap_or_default(),
-            id,
-            device: None,
-        }));
-        members.sort_by(|left, right| left.id.cmp(&right.id));
-    }
-    Ok(members)
+        Some(false) => {}
+        None => undecided.push(number),
+    })
+    .await?;
+    tx.each_of_kinds(&undecided, |kind, last_seen| {
+        if selection.holds(kind) {
+            take(Part::One { kind, last_seen });
+        }
+    })
+    .await?;
+    ones(tx, selection, &selection.target.devices, true, take).await
 }
 
-/// The devices that may be meant: all of them, or where only names are given those.
-async fn devices(
+/// Those of these devices that are meant; where `alone`, not those whose kinds speak for them.
+async fn ones(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    ids: &BTreeSet<String>,
+    alone: bool,
+    mut take: impl FnMut(Part),
+) -> Result<(), StoreError> {
+    for id in ids {
+        let Some((kind, last_seen)) = tx.sighted(id).await? else {
+            continue;
+        };
+        let is_left_out = !alone || selection.of_kind(&kind) == Some(false);
+        if is_left_out && selection.holds(&kind) {
+            let kind = &kind;
+            take(Part::One { kind, last_seen });
+        }
+    }
+    Ok(())
+}
+
+/// Gives every device that was seen and is meant, as its kind with its id, and when it was seen; in
+/// no order.
+pub async fn each(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    mut take: impl FnMut(&Kind, i64),
+) -> Result<(), StoreError> {
+    let mut whole = Vec::new();
+    parts(tx, selection, |part| match part {
+        Part::Whole { number, .. } => whole.push(number),
+        Part::One { kind, last_seen } => take(kind, last_seen),
+    })
+    .await?;
+    tx.each_of_kinds(&whole, take).await
+}
+
+/// Gives the id of every device that was seen and is meant; in no order.
+async fn each_id(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    mut take: impl FnMut(&str),
+) -> Result<(), StoreError> {
+    let mut whole = Vec::new();
+    parts(tx, selection, |part| match part {
+        Part::Whole { number, .. } => whole.push(number),
+        Part::One { kind, .. } => take(&kind.device.id),
+    })
+    .await?;
+    tx.each_id_of_kinds(&whole, take).await
+}
+
+/// Devices that are named and were never seen. Of these nothing is known but their names, so a
+/// filter leaves them out.
+pub async fn unseen(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+) -> Result<BTreeSet<String>, StoreError> {
+    let mut unseen = BTreeSet::new();
+    if selection.filter.is_some() {
+        return Ok(unseen);
+    }
+    for id in &selection.target.devices {
+        if tx.sighted(id).await?.is_none() {
+            unseen.insert(id.clone());
+        }
+    }
+    for group in &selection.target.groups {
+        unseen.extend(tx.unseen_members(group).await?);
+    }
+    Ok(unseen)
+}
+
+/// The ids of the devices that were seen and of which the filter holds.
+pub async fn listed(
     tx: &mut Tx,
     plan: &Plan,
-    target: &Target,
-    named: &BTreeSet<String>,
-) -> Result<Vec<Device>, StoreError> {
-    /// As many single look-ups cost as much as reading all.
-    const LOOK_UPS_MAX: usize = 200;
-    let is_dynamic = |rule: &crate::domain::model::GroupRule| {
-        rule.filter.is_some() && target.groups.contains(&rule.name)
+    filter: &Filter,
+) -> Result<BTreeSet<String>, StoreError> {
+    let everybody = Target {
+        all: true,
+        ..Target::default()
     };
-    let needs_all = target.all || target.seed || plan.groups.iter().any(is_dynamic);
-    if needs_all || named.len() > LOOK_UPS_MAX {
-        return tx.all_devices().await;
+    let selection = Selection::new(plan, &everybody, Some(filter));
+    let mut ids = BTreeSet::new();
+    each_id(tx, &selection, |id| {
+        ids.insert(id.to_owned());
+    })
+    .await?;
+    Ok(ids)
+}
+
+/// The ids of all devices that are meant, seen or not.
+pub async fn ids(tx: &mut Tx, selection: &Selection<'_>) -> Result<BTreeSet<String>, StoreError> {
+    let mut ids = unseen(tx, selection).await?;
+    each_id(tx, selection, |id| {
+        ids.insert(id.to_owned());
+    })
+    .await?;
+    Ok(ids)
+}
+
+/// Some of these ids, at most `limit`, sorted; all where there are no more.
+pub async fn some_ids(
+    tx: &mut Tx,
+    selection: &Selection<'_>,
+    limit: usize,
+) -> Result<BTreeSet<String>, StoreError> {
+    let mut ids = unseen(tx, selection).await?;
+    let mut whole = Vec::new();
+    parts(tx, selection, |part| match part {
+        Part::Whole { number, .. } => whole.push(number),
+        Part::One { kind, .. } if ids.len() < limit => {
+            ids.insert(kind.device.id.clone());
+        }
+        Part::One { .. } => {}
+    })
+    .await?;
+    for number in whole {
+        // Each kind has a device, so this asks for as many kinds at most as ids are wanted.
+        if ids.len() >= limit {
+            break;
+        }
+        ids.extend(tx.ids_of_kind(number, limit as i64).await?);
     }
-    let mut devices = Vec::new();
-    for id in named {
-        devices.extend(tx.device(id).await?);
-    }
-    Ok(devices)
+    Ok(ids.into_iter().take(limit).collect())
 }
 
 /// Known devices that the rollout's wave reaches and no wave before it did.
 pub async fn wave_devices(tx: &mut Tx, plan: &Plan, rollout: &Rollout) -> Result<u64, StoreError> {
-    let filter = rollout.plan.filter.as_ref();
-    let members = members(tx, plan, &rollout.target, filter).await?;
+    let selection = Selection::of(plan, rollout);
     if let Reach::First(devices) = rollout.plan.wave(rollout.wave).reach {
-        return Ok(u64::from(devices).min(members.len() as u64));
+        let (seen, unseen) = count(tx, &selection).await?;
+        return Ok(u64::from(devices).min(seen + unseen));
     }
-    let of_wave = |member: &&Member| {
-        let bucket = bucket(rollout.id, &member.id);
-        member.device.is_some() && rollout.plan.wave_of(&member.id, bucket) == rollout.wave
-    };
-    Ok(members.iter().filter(of_wave).count() as u64)
+    let mut devices = 0;
+    each_id(tx, &selection, |id| {
+        if rollout.plan.wave_of(id, bucket(rollout.id, id)) == rollout.wave {
+            devices += 1;
+        }
+    })
+    .await?;
+    Ok(devices)
+}
+
+/// How many are meant that were seen, and how many that were not.
+async fn count(tx: &mut Tx, selection: &Selection<'_>) -> Result<(u64, u64), StoreError> {
+    let mut seen = 0;
+    parts(tx, selection, |part| seen += part.devices()).await?;
+    Ok((seen, unseen(tx, selection).await?.len() as u64))
 }
 
 /// A rollout's devices and what became of them.
 pub async fn tally(tx: &mut Tx, plan: &Plan, rollout: &Rollout) -> Result<Tally, StoreError> {
     let attempts = tx.attempts_by_state(rollout.id).await?;
-    let filter = rollout.plan.filter.as_ref();
-    let (named, seen) = if rollout.target.all && filter.is_none() {
-        let seen = tx.count_devices().await?;
-        (seen, seen)
-    } else {
-        let members = members(tx, plan, &rollout.target, filter).await?;
-        let seen = members.iter().filter(|member| member.device.is_some());
-        (members.len() as u64, seen.count() as u64)
+    let selection = Selection::of(plan, rollout);
+    let (seen, unseen) = match selection.is_all() {
+        true => (tx.count_devices().await?, 0),
+        false => count(tx, &selection).await?,
     };
     Ok(Tally {
-        named,
+        named: seen + unseen,
         seen,
         attempts,
     })

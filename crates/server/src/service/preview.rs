@@ -1,7 +1,8 @@
 //! What starting a rollout would do.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -11,7 +12,7 @@ use fota_proto::{
 };
 
 use super::{
-    population::{Member, members},
+    population::{Part, parts, unseen},
     rollouts::{Checked, check},
 };
 use crate::{
@@ -19,10 +20,12 @@ use crate::{
     api::problem::Refusal,
     domain::{
         fit::{chip_name, fits},
+        kind::Selection,
         model::{Device, Pin, Plan},
-        presence::presence,
+        presence::seen_between,
         trust::takes,
     },
+    store::{Cohort, StoreError, Tx},
 };
 
 /// Devices listed by name in a preview; the count is exact whatever their number.
@@ -30,50 +33,34 @@ const EXCLUDED_MAX: usize = 1000;
 
 /// Whom the rollout would reach, and whom not and why.
 pub async fn preview(state: &AppState, request: &RolloutRequest) -> Result<Preview, Refusal> {
-    let (asked, members) = Asked::read(state, request).await?;
+    // So that what was last heard counts.
+    state.fleet.flush(&state.store).await?;
+    let mut tx = state.store.read().await?;
+    let asked = Asked::read(state, &mut tx, request).await?;
     let now = state.now_ms();
-    let mut preview = Preview {
-        matched: 0,
-        online: 0,
-        excluded: Vec::new(),
-        reasons: Vec::new(),
-        sentence: asked.checked.sentence(request),
+    let (online_after, _) = seen_between(Presence::Online, now, state.config.poll_s);
+    let release = asked.checked.release.id;
+    let selection = asked.selection();
+    let counted = match selection.only() {
+        Some(_) => Counted::default(),
+        None => Counted {
+            cohorts: tx.cohorts(online_after, online_after).await?,
+            blocked: tx.blocked_cohorts(release, online_after).await?,
+            pinned: tx.pinned_cohorts(release, online_after).await?,
+        },
     };
-    let mut reasons: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
-    for member in members {
-        if let Some(reason) = asked.excludes(&member, now) {
-            let of = member.device.as_ref().and_then(|device| of(device, reason));
-            *reasons.entry((reason.to_string(), of)).or_default() += 1;
-            if preview.excluded.len() < EXCLUDED_MAX {
-                preview.excluded.push(Excluded {
-                    device: member.id,
-                    reason: reason.to_string(),
-                });
-            }
-            continue;
-        }
-        preview.matched += 1;
-        // Not seen yet: it will be offered the release when it comes.
-        let Some(device) = member.device else {
-            continue;
-        };
-        let last_seen = state.fleet.last_seen(&member.id, device.last_seen);
-        if presence(last_seen, now, state.config.poll_s) == Presence::Online {
-            preview.online += 1;
-        }
-    }
-    let counted = reasons
-        .into_iter()
-        .map(|((reason, of), devices)| ReasonCount {
-            reason,
-            of,
-            devices,
-        });
-    preview.reasons = counted.collect();
-    preview
-        .reasons
-        .sort_by_key(|count| std::cmp::Reverse(count.devices));
-    Ok(preview)
+    let mut sheet = Sheet::new(&asked, &counted, now, online_after);
+    parts(&mut tx, &selection, |part| sheet.add(&part)).await?;
+    // Not seen yet: they will be offered the release when they come.
+    sheet.matched += unseen(&mut tx, &selection).await?.len() as u64;
+    let excluded = sheet.names(&mut tx).await?;
+    Ok(Preview {
+        matched: sheet.matched,
+        online: sheet.online,
+        excluded,
+        reasons: sheet.counts(),
+        sentence: asked.checked.sentence(request),
+    })
 }
 
 /// A rollout that is asked about, with all that it depends on.
@@ -87,42 +74,41 @@ pub struct Asked<'r> {
 }
 
 impl<'r> Asked<'r> {
-    /// Reads it, and the devices that it names.
     pub async fn read(
         state: &AppState,
+        tx: &mut Tx,
         request: &'r RolloutRequest,
-    ) -> Result<(Self, Vec<Member>), Refusal> {
-        let mut tx = state.store.read().await?;
-        let plan = state.fleet.plan(&mut tx).await?;
-        let checked = check(&mut tx, request).await?;
-        let filter = checked.plan.filter.as_ref();
-        let members = members(&mut tx, &plan, &checked.target, filter).await?;
-        let asked = Self {
+    ) -> Result<Self, Refusal> {
+        let plan = state.fleet.plan(tx).await?;
+        let checked = check(tx, request).await?;
+        Ok(Self {
             request,
             blocked: tx.blocked_on(checked.release.id).await?,
             pins: tx.pins().await?,
             plan,
             checked,
-        };
-        Ok((asked, members))
+        })
     }
 
-    /// Why a device would be left out.
-    pub fn excludes(&self, member: &Member, now: i64) -> Option<SkipReason> {
+    /// Whom it names.
+    pub fn selection(&self) -> Selection<'_> {
+        let filter = self.checked.plan.filter.as_ref();
+        Selection::new(&self.plan, &self.checked.target, filter)
+    }
+
+    /// Why a device, or a kind with its id, would be left out.
+    pub fn excludes(&self, device: &Device, now: i64) -> Option<SkipReason> {
         let blocked = || {
-            let is_blocked = self.blocked.contains(&member.id);
+            let is_blocked = self.blocked.contains(&device.id);
             is_blocked.then_some(SkipReason::BlockedRelease)
         };
         let is_pinned = || {
-            let pin = self.pins.get(&member.id)?;
+            let pin = self.pins.get(&device.id)?;
             let is_against = !pin.lets(self.checked.release.id);
             is_against.then_some(SkipReason::OptedOut)
         };
-        let device = member.device.as_ref();
-        device
-            .and_then(|device| self.unfit(device, now))
-            .or_else(blocked)
-            .or_else(is_pinned)
+        let unfit = self.unfit(device, now);
+        unfit.or_else(blocked).or_else(is_pinned)
     }
 
     fn unfit(&self, device: &Device, now: i64) -> Option<SkipReason> {
@@ -144,5 +130,136 @@ fn of(device: &Device, reason: SkipReason) -> Option<String> {
         SkipReason::IncompatibleChip => device.chip.map(chip_name),
         SkipReason::IncompatibleProduct => device.project.clone(),
         _ => None,
+    }
+}
+
+/// Devices by kind: all of them, those that the release is blocked on, and of the others those that
+/// are pinned to something else. Where a few are named, nobody counts them.
+#[derive(Default)]
+struct Counted {
+    cohorts: HashMap<i64, Cohort>,
+    blocked: HashMap<i64, Cohort>,
+    pinned: HashMap<i64, Cohort>,
+}
+
+/// The counts of a preview while they are made.
+struct Sheet<'a> {
+    asked: &'a Asked<'a>,
+    counted: &'a Counted,
+    now: i64,
+    online_after: i64,
+    matched: u64,
+    online: u64,
+    reasons: BTreeMap<(String, Option<String>), u64>,
+    /// Kinds that are left out whole, and those of which only blocked or pinned devices are.
+    kinds: Vec<(i64, SkipReason)>,
+    names: Vec<Excluded>,
+}
+
+impl<'a> Sheet<'a> {
+    fn new(asked: &'a Asked, counted: &'a Counted, now: i64, online_after: i64) -> Self {
+        Self {
+            asked,
+            counted,
+            now,
+            online_after,
+            matched: 0,
+            online: 0,
+            reasons: BTreeMap::new(),
+            kinds: Vec::new(),
+            names: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, part: &Part) {
+        match part {
+            Part::Whole { number, kind, .. } => self.add_kind(*number, &kind.device),
+            Part::One { kind, last_seen } => self.add_one(&kind.device, *last_seen),
+        }
+    }
+
+    fn add_kind(&mut self, number: i64, device: &Device) {
+        let of = |cohorts: &HashMap<i64, Cohort>| cohorts.get(&number).copied().unwrap_or_default();
+        let counted = self.counted;
+        let (all, blocked) = (of(&counted.cohorts), of(&counted.blocked));
+        let pinned = of(&counted.pinned);
+        if let Some(reason) = self.asked.unfit(device, self.now) {
+            self.leave_out(device, reason, all.devices);
+            self.note(number, reason);
+            return;
+        }
+        self.matched += all.devices - blocked.devices - pinned.devices;
+        self.online += all.online - blocked.online - pinned.online;
+        let held = [
+            (SkipReason::BlockedRelease, blocked.devices),
+            (SkipReason::OptedOut, pinned.devices),
+        ];
+        for (reason, devices) in held.into_iter().filter(|(_, devices)| *devices > 0) {
+            self.leave_out(device, reason, devices);
+            self.note(number, reason);
+        }
+    }
+
+    /// Each kind has a device, so no more of them are needed than names are shown.
+    fn note(&mut self, number: i64, reason: SkipReason) {
+        if self.kinds.len() < EXCLUDED_MAX {
+            self.kinds.push((number, reason));
+        }
+    }
+
+    fn add_one(&mut self, device: &Device, last_seen: i64) {
+        let Some(reason) = self.asked.excludes(device, self.now) else {
+            self.matched += 1;
+            self.online += u64::from(last_seen > self.online_after);
+            return;
+        };
+        self.leave_out(device, reason, 1);
+        if self.names.len() < EXCLUDED_MAX {
+            self.names.push(excluded(device.id.clone(), reason));
+        }
+    }
+
+    fn leave_out(&mut self, device: &Device, reason: SkipReason, devices: u64) {
+        let of = of(device, reason);
+        let counted = self.reasons.entry((reason.to_string(), of)).or_default();
+        *counted += devices;
+    }
+
+    /// Names of devices that are left out, as far as there is room for them.
+    async fn names(&mut self, tx: &mut Tx) -> Result<Vec<Excluded>, StoreError> {
+        let release = self.asked.checked.release.id;
+        let mut names = std::mem::take(&mut self.names);
+        for (number, reason) in &self.kinds {
+            let room = EXCLUDED_MAX.saturating_sub(names.len()) as i64;
+            let ids = match reason {
+                _ if room == 0 => break,
+                SkipReason::BlockedRelease => tx.blocked_of_kind(*number, release, room).await?,
+                SkipReason::OptedOut => tx.pinned_of_kind(*number, release, room).await?,
+                _ => tx.ids_of_kind(*number, room).await?,
+            };
+            names.extend(ids.into_iter().map(|id| excluded(id, *reason)));
+        }
+        names.sort_by(|left, right| left.device.cmp(&right.device));
+        Ok(names)
+    }
+
+    fn counts(self) -> Vec<ReasonCount> {
+        let reasons = self.reasons.into_iter();
+        let mut counts: Vec<_> = reasons
+            .map(|((reason, of), devices)| ReasonCount {
+                reason,
+                of,
+                devices,
+            })
+            .collect();
+        counts.sort_by_key(|count| Reverse(count.devices));
+        counts
+    }
+}
+
+fn excluded(device: String, reason: SkipReason) -> Excluded {
+    Excluded {
+        device,
+        reason: reason.to_string(),
     }
 }

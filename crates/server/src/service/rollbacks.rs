@@ -6,8 +6,7 @@ use fota_proto::{
 };
 
 use super::{
-    commit_by,
-    population::members,
+    commit_by, population,
     rollouts::{find_release, find_target},
 };
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     api::problem::Refusal,
     auth::{By, Record},
     domain::{
+        kind::Selection,
         model::{Device, NewEvent, Plan, Protocol, Release, RollbackOrder, RollbackState},
         trust::below_epoch,
     },
@@ -58,8 +58,8 @@ pub async fn order(
         actor: "operator",
         rollout: None,
     };
-    for member in members(&mut tx, &plan, &target, None).await? {
-        let id = member.id;
+    let named = Selection::new(&plan, &target, None);
+    for id in population::ids(&mut tx, &named).await? {
         let reason = match tx.device(&id).await? {
             None => Err("unknown_device"),
             Some(device) if !runs_only(&device, only.as_ref()) => Err("runs_another_release"),

@@ -316,6 +316,7 @@ async fn carry_out(
         Command::Resume => {
             if rollout.held {
                 rollout.forgiven += tx.counted(rollout, now).await?.failures;
+                tx.judge_afresh(rollout.id, now).await?;
             }
             rollout.standing = Standing::Active;
             rollout.held = false;

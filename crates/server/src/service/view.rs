@@ -1,16 +1,15 @@
 //! What is stored, in the words of the manager API.
 
-use std::collections::BTreeMap;
-
 use fota_proto::{FailureCode, manager};
 
-use super::{advance, population, signed};
+use super::{advance, population, signed, watch};
 use crate::{
     AppState,
     domain::{
         attempt::{explain, percent},
         delta::with_index,
         fit::chip_name,
+        kind::Selection,
         model::{
             Attempt, Device, Plan, Protocol, Release, RollbackOrder, RollbackState, Rollout, Target,
         },
@@ -233,6 +232,10 @@ pub async fn rollout(
         created_by: rollout.created_by.clone(),
         approved_by: rollout.approved_by.clone(),
         rollback: rollback_counts(tx, rollout.id).await?,
+        health: state
+            .watches
+            .health(rollout.id)
+            .map(|health| watch::view(&health, rollout)),
     })
 }
 
@@ -248,7 +251,7 @@ async fn wave(
     }
     let now = state.now_ms();
     let poll_ms = i64::from(state.config.poll_s) * 1000;
-    let counted = advance::counted(tx, rollout, poll_ms, now).await?;
+    let counted = advance::counted(state, tx, rollout).await?;
     let (waits_for, until) = match judge(rollout, &counted, poll_ms, now) {
         Verdict::Stay { why, until } => (why, until),
         Verdict::Advance { why } => (format!("the next wave begins: {why}"), None),
@@ -285,38 +288,35 @@ async fn rollback_counts(
     Ok((!rows.is_empty()).then_some(counts))
 }
 
-/// Groups with their devices.
-pub async fn groups(tx: &mut Tx, plan: &Plan) -> Result<Vec<manager::Group>, StoreError> {
-    let mut members: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// Groups with their devices; only the one of this name where one is given.
+pub async fn groups(
+    tx: &mut Tx,
+    plan: &Plan,
+    only: Option<&str>,
+) -> Result<Vec<manager::Group>, StoreError> {
+    let mut groups = Vec::new();
     for name in tx.groups().await? {
-        members.insert(name, Vec::new());
-    }
-    for (group, device) in tx.memberships().await? {
-        members.entry(group).or_default().push(device);
-    }
-    let groups = members.into_iter();
-    let mut all: Vec<manager::Group> = groups
-        .map(|(name, devices)| manager::Group {
-            name,
-            devices,
-            filter: None,
-            bytes_per_s: None,
-        })
-        .collect();
-    for rule in &plan.groups {
-        let Some(group) = all.iter_mut().find(|group| group.name == rule.name) else {
+        if only.is_some_and(|only| only != name) {
             continue;
-        };
-        group.bytes_per_s = rule.bytes_per_s;
-        if let Some(filter) = &rule.filter {
-            group.filter = Some(filter.to_string());
+        }
+        let rule = plan.groups.iter().find(|rule| rule.name == name);
+        let filter = rule.and_then(|rule| rule.filter.as_ref());
+        let devices = if filter.is_some() {
             let target = Target {
-                groups: [rule.name.clone()].into(),
+                groups: [name.clone()].into(),
                 ..Target::default()
             };
-            let members = population::members(tx, plan, &target, None).await?;
-            group.devices = members.into_iter().map(|member| member.id).collect();
-        }
+            let members = population::ids(tx, &Selection::new(plan, &target, None)).await?;
+            members.into_iter().collect()
+        } else {
+            tx.group_members(&name).await?
+        };
+        groups.push(manager::Group {
+            devices,
+            filter: filter.map(ToString::to_string),
+            bytes_per_s: rule.and_then(|rule| rule.bytes_per_s),
+            name,
+        });
     }
-    Ok(all)
+    Ok(groups)
 }

@@ -296,7 +296,7 @@ impl Tx {
             .await?;
         let failed = self
             .one(
-                "SELECT COUNT(*) FROM attempt WHERE updated_at >= $1 AND (state LIKE 'failed:%' \
+                "SELECT COUNT(*) FROM attempt WHERE is_live = 0 AND updated_at >= $1 AND (state LIKE 'failed:%' \
                  OR state LIKE 'rolled_back:%' OR state = 'timed_out')",
                 values![since],
                 |row| row.number(),

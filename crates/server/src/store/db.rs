@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use sqlx::{
     Column, Row as _, TypeInfo, ValueRef,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow},
@@ -180,6 +181,30 @@ impl Tx {
             }
         };
         rows.into_iter().map(|mut row| read(&mut row)).collect()
+    }
+
+    /// Runs a query and hands over row after row, so that none but one is in memory.
+    pub(super) async fn each<const N: usize>(
+        &mut self,
+        sql: &'static str,
+        values: [Value; N],
+        mut take: impl FnMut(&mut Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        match &mut self.0 {
+            Inner::Sqlite(tx) => {
+                let mut rows = bind_all!(sql, values).fetch(&mut **tx);
+                while let Some(row) = rows.try_next().await? {
+                    take(&mut sqlite_row(&row)?)?;
+                }
+            }
+            Inner::Postgres(tx) => {
+                let mut rows = bind_all!(sql, values).fetch(&mut **tx);
+                while let Some(row) = rows.try_next().await? {
+                    take(&mut postgres_row(&row)?)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Like [`Tx::all`], for a query of at most one row.

@@ -1,7 +1,4 @@
-use fota_proto::{
-    Sha256,
-    checkin::{Patch, PatchProfile},
-};
+use fota_proto::{Sha256, checkin::Patch};
 
 use super::{
     StoreError, Tx,
@@ -270,17 +267,6 @@ impl Tx {
             )
             .await?;
         Ok(changed == 1)
-    }
-
-    /// What devices run that take patches and trust a root, that of most devices first.
-    pub async fn patch_sources(&mut self) -> Result<Vec<(Sha256, PatchProfile)>, StoreError> {
-        let sql = "SELECT elf_sha256, patches, COUNT(*) FROM device \
-             WHERE patches IS NOT NULL AND root_version > 0 AND elf_sha256 IS NOT NULL \
-             GROUP BY elf_sha256, patches ORDER BY COUNT(*) DESC, elf_sha256, patches";
-        let read = |row: &mut Row| Ok((row.parsed()?, profile_of(&row.text()?)));
-        let sources = self.all(sql, [], read).await?;
-        let known = |(elf, profile): (Sha256, Option<PatchProfile>)| Some((elf, profile?));
-        Ok(sources.into_iter().filter_map(known).collect())
     }
 
     /// Bytes that the rollout's devices were spared.

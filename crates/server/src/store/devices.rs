@@ -14,6 +14,7 @@ use super::{
 use crate::domain::{
     delta::{profile_name, profile_of},
     model::{Device, Protocol, Slot, Trust},
+    plan::share,
     presence::half_hour,
 };
 
@@ -32,9 +33,10 @@ pub struct DeviceFilter {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, \
+            "SELECT device.id, protocol, chip, chip_revision, project, version, elf_sha256, confirmed, \
              slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, log_root, \
-             patches, first_seen, last_seen, attributes, metrics, waits FROM device ",
+             patches, first_seen, sighting.last_seen, attributes, metrics, waits, crashed_at \
+             FROM device JOIN sighting ON sighting.device = device.id ",
             $rest
         )
     };
@@ -64,11 +66,14 @@ pub(super) fn device(row: &mut Row) -> Result<Device, StoreError> {
         attributes: map(&row.text()?)?,
         metrics: map(&row.text()?)?,
         waits: row.text_maybe()?.as_deref().map(waits).transpose()?,
+        crashed_at: row.int_maybe()?,
     })
 }
 
 /// A JSON object of names and values.
-fn map<T: serde::de::DeserializeOwned>(json: &str) -> Result<BTreeMap<String, T>, StoreError> {
+pub(super) fn map<T: serde::de::DeserializeOwned>(
+    json: &str,
+) -> Result<BTreeMap<String, T>, StoreError> {
     serde_json::from_str(json).map_err(|_| StoreError::stored("an object", &json))
 }
 
@@ -107,7 +112,7 @@ fn trust(row: &mut Row) -> Result<Trust, StoreError> {
     Ok(Trust { root, epoch, log })
 }
 
-fn protocol(text: &str) -> Result<Protocol, StoreError> {
+pub(super) fn protocol(text: &str) -> Result<Protocol, StoreError> {
     let mut known = [Protocol::Native, Protocol::Seed].into_iter();
     let found = known.find(|protocol| protocol.name() == text);
     found.ok_or_else(|| StoreError::stored("a protocol", &text))
@@ -194,18 +199,29 @@ fn slots_json(slots: &[Slot]) -> String {
 
 impl Tx {
     pub async fn device(&mut self, id: &str) -> Result<Option<Device>, StoreError> {
-        self.one(select!("WHERE id = $1"), values![id], device)
+        self.one(select!("WHERE device.id = $1"), values![id], device)
             .await
     }
 
-    /// Stores the device as now seen.
-    pub async fn put_device(&mut self, device: &Device) -> Result<(), StoreError> {
+    /// Stores the device as now seen, with the kind that it is of in these groups and with these
+    /// tags.
+    pub async fn put_device(
+        &mut self,
+        device: &Device,
+        groups: &[String],
+        tags: &BTreeMap<String, String>,
+    ) -> Result<(), StoreError> {
+        self.put_device_row(device).await?;
+        self.settle(device, groups, tags).await
+    }
+
+    async fn put_device_row(&mut self, device: &Device) -> Result<(), StoreError> {
         self.run(
             "INSERT INTO device (id, protocol, chip, chip_revision, project, version, elf_sha256, \
              confirmed, slot, slots, rollback_slot, reset, warning, root_version, epoch, log_size, \
-             log_root, patches, first_seen, last_seen, attributes, metrics, waits) \
+             log_root, patches, first_seen, attributes, metrics, waits, crashed_at, spread, rssi) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $18, $19, $20, $21, $22, $23) \
+             $18, $19, $20, $21, $22, $23, $24, $25) \
              ON CONFLICT (id) DO UPDATE SET protocol = excluded.protocol, chip = excluded.chip, \
              chip_revision = excluded.chip_revision, project = excluded.project, \
              version = excluded.version, elf_sha256 = excluded.elf_sha256, \
@@ -214,8 +230,10 @@ impl Tx {
              warning = excluded.warning, root_version = excluded.root_version, \
              epoch = excluded.epoch, log_size = excluded.log_size, log_root = excluded.log_root, \
              patches = excluded.patches, \
-             last_seen = excluded.last_seen, attributes = excluded.attributes, \
-             metrics = excluded.metrics, waits = excluded.waits",
+             attributes = excluded.attributes, \
+             metrics = excluded.metrics, waits = excluded.waits, \
+             crashed_at = excluded.crashed_at, spread = excluded.spread, \
+             rssi = excluded.rssi",
             values![
                 &device.id,
                 device.protocol.name(),
@@ -236,10 +254,12 @@ impl Tx {
                 device.trust.log.map(|log| log.root),
                 device.patches.map(profile_name),
                 device.first_seen,
-                device.last_seen,
                 map_json(&device.attributes),
                 map_json(&device.metrics),
                 device.waits.map(waits_name),
+                device.crashed_at,
+                i64::from(share("spread", 0, &device.id)),
+                device.metrics.get("rssi").map(|rssi| i64::from(*rssi)),
             ],
         )
         .await
@@ -250,12 +270,12 @@ impl Tx {
     /// in the one row that is written anyway.
     pub async fn touch_device(&mut self, id: &str, seen: i64) -> Result<(), StoreError> {
         self.run(
-            "UPDATE device SET last_seen = CASE WHEN last_seen < $1 THEN $1 ELSE last_seen END, \
+            "UPDATE sighting SET last_seen = CASE WHEN last_seen < $1 THEN $1 ELSE last_seen END, \
              heard = CASE WHEN $3 - heard_at >= 48 THEN 1 WHEN $3 > heard_at \
              THEN ((heard << CAST($3 - heard_at AS INTEGER)) & 281474976710655) | 1 \
              ELSE heard END, \
              heard_at = CASE WHEN heard_at < $3 THEN $3 ELSE heard_at END \
-             WHERE id = $2 AND (last_seen < $1 OR heard_at < $3)",
+             WHERE device = $2 AND (last_seen < $1 OR heard_at < $3)",
             values![seen, id, half_hour(seen)],
         )
         .await
@@ -264,37 +284,33 @@ impl Tx {
 
     /// The half hours in which a device was heard, as they are stored: the newest, and the bits.
     pub async fn heard(&mut self, id: &str) -> Result<(i64, i64), StoreError> {
-        let sql = "SELECT heard_at, heard FROM device WHERE id = $1";
+        let sql = "SELECT heard_at, heard FROM sighting WHERE device = $1";
         let found = self.one(sql, values![id], |row| Ok((row.int()?, row.int()?)));
         Ok(found.await?.unwrap_or_default())
     }
 
     /// A page of devices, by id.
     pub async fn devices(&mut self, filter: &DeviceFilter) -> Result<Vec<Device>, StoreError> {
-        let sql = select!(
-            "WHERE id > $1 \
-             AND ($2 = '' OR id IN (SELECT device FROM group_member WHERE group_name = $2)) \
-             AND ($3 = '' OR EXISTS (SELECT 1 FROM attempt WHERE attempt.device = device.id \
-             AND (attempt.state = $3 OR attempt.state LIKE $3 || ':%') AND attempt.id = \
-             (SELECT MAX(newest.id) FROM attempt AS newest WHERE newest.device = device.id))) \
-             ORDER BY id LIMIT $4"
+        const ALL: &str = select!(
+            "WHERE device.id > $1 \
+             AND ($2 = '' OR device.id IN (SELECT group_member.device FROM group_member \
+             WHERE group_name = $2)) AND $3 = '' ORDER BY device.id LIMIT $4"
+        );
+        // Begins at the attempts: going through the fleet for them would read all of it.
+        const IN_STATE: &str = select!(
+            "WHERE device.id > $1 \
+             AND ($2 = '' OR device.id IN (SELECT group_member.device FROM group_member \
+             WHERE group_name = $2)) \
+             AND device.id IN (SELECT attempt.device FROM attempt \
+             WHERE (attempt.state = $3 OR attempt.state LIKE $3 || ':%') \
+             AND NOT EXISTS (SELECT 1 FROM attempt AS newer \
+             WHERE newer.device = attempt.device AND newer.id > attempt.id)) \
+             ORDER BY device.id LIMIT $4"
         );
         let group = filter.group.as_deref().unwrap_or("");
         let state = filter.state.as_deref().unwrap_or("");
         let values = values![filter.after.as_str(), group, state, filter.limit];
+        let sql = if state.is_empty() { ALL } else { IN_STATE };
         self.all(sql, values, device).await
-    }
-
-    /// Every device; for operations on the whole fleet.
-    pub async fn all_devices(&mut self) -> Result<Vec<Device>, StoreError> {
-        self.all(select!("ORDER BY id"), [], device).await
-    }
-
-    /// When each device was last seen and what it runs: for the summary.
-    pub async fn sightings(&mut self) -> Result<Vec<(String, i64, Option<String>)>, StoreError> {
-        self.all("SELECT id, last_seen, version FROM device", [], |row| {
-            Ok((row.text()?, row.int()?, row.text_maybe()?))
-        })
-        .await
     }
 }

@@ -78,6 +78,7 @@ impl Tx {
             values![name],
         )
         .await?;
+        self.take_group_out(name).await?;
         let rows = self
             .run("DELETE FROM device_group WHERE name = $1", values![name])
             .await?;
@@ -90,8 +91,8 @@ impl Tx {
              ON CONFLICT (group_name, device) DO NOTHING",
             values![name, device],
         )
-        .await
-        .map(drop)
+        .await?;
+        self.settle_again(device).await
     }
 
     /// Takes a device out of a group; false where it was not in it.
@@ -106,6 +107,7 @@ impl Tx {
                 values![name, device],
             )
             .await?;
+        self.settle_again(device).await?;
         Ok(rows > 0)
     }
 
@@ -114,16 +116,6 @@ impl Tx {
         self.all("SELECT name FROM device_group ORDER BY name", [], |row| {
             row.text()
         })
-        .await
-    }
-
-    /// Every membership as group and device, sorted.
-    pub async fn memberships(&mut self) -> Result<Vec<(String, String)>, StoreError> {
-        self.all(
-            "SELECT group_name, device FROM group_member ORDER BY group_name, device",
-            [],
-            |row| Ok((row.text()?, row.text()?)),
-        )
         .await
     }
 

@@ -1,16 +1,25 @@
 //! What others do in a rollout at the moment, and the counts that its waves go by.
 
-use super::{StoreError, Tx, db::values};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    StoreError, Tx,
+    db::values,
+    devices::{device, map, select},
+};
 use crate::domain::{
-    model::Rollout,
+    model::{Device, Rollout},
     plan::Reach,
     rules::{Load, STARTS_MS},
-    sequential::Sample,
     wave::{Counted, WaveCount},
 };
 
 fn waits_name(rollout: i64) -> String {
     format!("waits r-{rollout}")
+}
+
+fn judged_name(rollout: i64) -> String {
+    format!("judged r-{rollout}")
 }
 
 impl Tx {
@@ -119,52 +128,113 @@ impl Tx {
     }
 }
 
-/// Resets that a healthy image does not make.
-macro_rules! crashes {
-    () => {
-        "('panic', 'watchdog')"
-    };
+/// Attempts that are judged: of more the newest. So many tell a rise of half a point from none.
+const JUDGED_MAX: i64 = 10_000;
+
+/// An attempt that has ended, and its device now.
+pub struct Ended {
+    pub failed: bool,
+    pub ended_at: i64,
+    pub last_seen: i64,
+    pub crashed_at: Option<i64>,
+    pub metrics: BTreeMap<String, i32>,
 }
 
 impl Tx {
-    /// Devices that were brought the release and have been lost or crashed since.
-    pub async fn unwell(&mut self, rollout: i64, lost_before: i64) -> Result<u64, StoreError> {
-        let found = self.one(
-            concat!(
-                "SELECT COUNT(*) FROM attempt JOIN device ON device.id = attempt.device \
-                 WHERE attempt.rollout = $1 AND attempt.is_current = 1 \
-                 AND attempt.state = 'succeeded' AND (device.last_seen < $2 OR device.reset IN ",
-                crashes!(),
-                ")"
-            ),
-            values![rollout, lost_before],
-            |row| row.number(),
-        );
-        Ok(found.await?.unwrap_or(0))
+    /// From when on a rollout judges how updated devices are: a person has seen what was before.
+    pub async fn judged_since(&mut self, rollout: i64) -> Result<i64, StoreError> {
+        self.moment(&judged_name(rollout)).await
     }
 
-    /// Devices that have been seen since `since` and that the rollout has brought nothing, and how
-    /// many of these have been lost since.
-    pub async fn control(
+    /// Lets a rollout judge afresh.
+    pub async fn judge_afresh(&mut self, rollout: i64, now: i64) -> Result<(), StoreError> {
+        self.move_moment(&judged_name(rollout), now).await
+    }
+
+    /// The attempts of a rollout that have ended as a failure, or with the release that their
+    /// device still runs, since a person has looked at it.
+    pub async fn ended_attempts(&mut self, rollout: i64) -> Result<Vec<Ended>, StoreError> {
+        let since = self.judged_since(rollout).await?;
+        self.all(
+            "SELECT CASE WHEN attempt.state = 'succeeded' THEN 0 ELSE 1 END, attempt.updated_at, sighting.last_seen, \
+             device.crashed_at, device.metrics \
+             FROM attempt JOIN device ON device.id = attempt.device \
+             JOIN sighting ON sighting.device = attempt.device \
+             JOIN release ON release.id = attempt.release \
+             WHERE attempt.rollout = $1 AND attempt.is_current = 1 AND attempt.is_live = 0 \
+             AND attempt.retry_at IS NULL AND attempt.updated_at > $2 \
+             AND (attempt.state LIKE 'failed:%' OR attempt.state IN ('rolled_back:boot', \
+             'rolled_back:health', 'timed_out') OR (attempt.state = 'succeeded' \
+             AND (device.elf_sha256 = release.elf_sha256 OR (device.elf_sha256 IS NULL \
+             AND device.version = release.version)))) \
+             ORDER BY attempt.created_at DESC LIMIT $3",
+            values![rollout, since, JUDGED_MAX],
+            |row| {
+                Ok(Ended {
+                    failed: row.flag()?,
+                    ended_at: row.int()?,
+                    last_seen: row.int()?,
+                    crashed_at: row.int_maybe()?,
+                    metrics: map(&row.text()?)?,
+                })
+            },
+        )
+        .await
+    }
+
+    /// Devices that have been seen since `since` and that the rollout has brought nothing: a fair
+    /// sample of the fleet, at most `limit`.
+    pub async fn others(
         &mut self,
         rollout: i64,
         since: i64,
-        lost_before: i64,
-    ) -> Result<Sample, StoreError> {
-        let found = self.one(
-            "SELECT COUNT(*), COUNT(CASE WHEN last_seen < $3 THEN 1 END) FROM device \
-             WHERE last_seen >= $2 AND NOT EXISTS (SELECT 1 FROM attempt \
+        limit: i64,
+    ) -> Result<Vec<Device>, StoreError> {
+        let sql = select!(
+            "WHERE sighting.last_seen >= $2 AND NOT EXISTS (SELECT 1 FROM attempt \
              WHERE attempt.rollout = $1 AND attempt.device = device.id \
-             AND attempt.is_current = 1)",
-            values![rollout, since, lost_before],
-            |row| {
-                Ok(Sample {
-                    devices: row.number()?,
-                    failures: row.number()?,
-                })
-            },
+             AND attempt.is_current = 1 AND attempt.state NOT LIKE 'skipped:%') \
+             ORDER BY spread, device.id LIMIT $3"
         );
-        Ok(found.await?.unwrap_or_default())
+        self.all(sql, values![rollout, since, limit], device).await
+    }
+
+    /// Whether the rollout has brought a device nothing.
+    pub async fn is_other(&mut self, rollout: i64, device: &str) -> Result<bool, StoreError> {
+        let found = self.one(
+            "SELECT 1 FROM attempt WHERE rollout = $1 AND device = $2 AND is_current = 1 \
+             AND state NOT LIKE 'skipped:%'",
+            values![rollout, device],
+            |row| row.int(),
+        );
+        Ok(found.await?.is_none())
+    }
+
+    /// When the attempt under way that has waited longest last moved.
+    pub async fn idle_since(&mut self, rollout: i64) -> Result<Option<i64>, StoreError> {
+        let oldest = self.one(
+            "SELECT MIN(updated_at) FROM attempt WHERE rollout = $1 AND is_live = 1",
+            values![rollout],
+            |row| row.int_maybe(),
+        );
+        Ok(oldest.await?.flatten())
+    }
+
+    /// Rollouts of which something happened after this event, and the last event.
+    pub async fn rollouts_with_news(
+        &mut self,
+        after: i64,
+    ) -> Result<(BTreeSet<i64>, i64), StoreError> {
+        let last = self.last_event_id().await?;
+        if last <= after {
+            return Ok((BTreeSet::new(), last));
+        }
+        let rollouts = self.all(
+            "SELECT DISTINCT rollout FROM event WHERE id > $1 AND rollout IS NOT NULL",
+            values![after],
+            |row| row.int(),
+        );
+        Ok((rollouts.await?.into_iter().collect(), last))
     }
 }
 

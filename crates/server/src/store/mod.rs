@@ -8,6 +8,7 @@
 mod attempts;
 mod audit;
 mod clusters;
+mod copies;
 mod credentials;
 mod db;
 mod deltas;
@@ -15,6 +16,7 @@ mod devices;
 mod enrolment;
 mod events;
 mod groups;
+mod kinds;
 mod loads;
 mod pins;
 mod plan;
@@ -34,12 +36,14 @@ mod webhooks;
 
 use std::path::Path;
 
+pub use copies::Copies;
 pub use credentials::NewStored;
 use db::Db;
 pub use db::Tx;
 pub use deltas::{DeltaFilter, Made, StoredDelta};
 pub use devices::DeviceFilter;
 pub use events::EventFilter;
+pub use kinds::Cohort;
 pub use screens::{ListFilter, Of, Sort, WaveDevices};
 pub use sessions::{Session, SessionOf};
 pub use signing::StoredRoot;
@@ -100,7 +104,8 @@ impl Store {
 
     async fn migrated(db: Db) -> Result<Self, StoreError> {
         let store = Self { db };
-        schema::migrate(&store).await?;
+        schema::migrate(&store, schema::newest()).await?;
+        kinds::settle_all(&store).await?;
         Ok(store)
     }
 

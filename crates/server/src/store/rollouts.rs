@@ -185,13 +185,6 @@ impl Tx {
         .await
     }
 
-    /// Devices that were ever seen.
-    pub async fn count_devices(&mut self) -> Result<u64, StoreError> {
-        let sql = "SELECT COUNT(*) FROM device";
-        let seen = self.one(sql, [], |row| row.number()).await?;
-        Ok(seen.unwrap_or(0))
-    }
-
     /// Bytes of artifact bodies sent for a rollout.
     pub async fn rollout_bytes_sent(&mut self, id: i64) -> Result<u64, StoreError> {
         let sent = self

@@ -53,23 +53,37 @@ pub struct ListFilter {
     pub limit: i64,
 }
 
-// $1 text · $2 group · $3 state · $4 version · $5 chip · $6 $7 seen
+// $1 text · $2 group · $3 state · $4 version · $5 chip · $6 $7 seen. What is in parentheses behind IN
+// asks nothing of the device, so it is looked up once, and only where it is asked for.
 macro_rules! matching {
     ($rest:literal) => {
         concat!(
-            "WHERE ($1 = '' OR LOWER(device.id) LIKE $1 ESCAPE '\\') \
-             AND ($2 = '' OR device.id IN (SELECT device FROM group_member WHERE group_name = $2)) \
-             AND ($3 = '' OR device.id IN (SELECT device FROM attempt WHERE is_current = 1 \
-             AND (state = $3 OR state LIKE $3 || ':%'))) \
-             AND ($3 = '' OR EXISTS (SELECT 1 FROM attempt WHERE (attempt.state = $3 \
+            "FROM sighting WHERE ($1 = '' OR LOWER(sighting.device) LIKE $1 ESCAPE '\\') \
+             AND ($2 = '' OR sighting.device IN (SELECT group_member.device FROM group_member \
+             WHERE group_name = $2)) \
+             AND ($3 = '' OR sighting.device IN (SELECT attempt.device FROM attempt \
+             WHERE attempt.is_current = 1 AND (attempt.state = $3 \
              OR attempt.state LIKE $3 || ':%') AND attempt.id = (SELECT newest.id \
-             FROM attempt AS newest WHERE newest.device = device.id AND newest.is_current = 1 \
+             FROM attempt AS newest WHERE newest.device = attempt.device AND newest.is_current = 1 \
              ORDER BY CASE WHEN newest.state = 'superseded' OR newest.state LIKE 'skipped:%' \
              THEN 1 ELSE 0 END, newest.id DESC LIMIT 1))) \
-             AND ($4 = '' OR COALESCE(device.version, 'unknown') = $4) \
-             AND ($5 = -1 OR device.chip = $5) \
-             AND device.last_seen > $6 AND device.last_seen <= $7 ",
+             AND ($4 = '' OR sighting.kind IN (SELECT kind.id FROM kind \
+             WHERE COALESCE(kind.version, 'unknown') = $4)) \
+             AND ($5 = -1 OR sighting.kind IN (SELECT kind.id FROM kind WHERE kind.chip = $5)) \
+             AND sighting.last_seen > $6 AND sighting.last_seen <= $7 ",
             $rest
+        )
+    };
+}
+
+/// Whole devices of a page only: the others are passed over in their short rows.
+macro_rules! page {
+    ($order:literal, $rest:literal) => {
+        concat!(
+            select!("WHERE device.id IN (SELECT sighting.device "),
+            matching!($rest),
+            ") ORDER BY ",
+            $order
         )
     };
 }
@@ -86,29 +100,19 @@ fn pattern(text: &str) -> String {
 impl Tx {
     /// A page of devices.
     pub async fn list_devices(&mut self, filter: &ListFilter) -> Result<Vec<Device>, StoreError> {
-        const ID: &str = concat!(
-            "SELECT * FROM (",
-            select!(""),
-            ") AS device ",
-            matching!("AND $8 >= 0 AND device.id > $9 ORDER BY device.id LIMIT $10")
+        const ID: &str = page!(
+            "device.id",
+            "AND $8 >= 0 AND sighting.device > $9 ORDER BY sighting.device LIMIT $10"
         );
-        const SEEN: &str = concat!(
-            "SELECT * FROM (",
-            select!(""),
-            ") AS device ",
-            matching!(
-                "AND (device.last_seen < $8 OR (device.last_seen = $8 AND device.id > $9)) \
-                 ORDER BY device.last_seen DESC, device.id LIMIT $10"
-            )
+        const SEEN: &str = page!(
+            "sighting.last_seen DESC, device.id",
+            "AND (sighting.last_seen < $8 OR (sighting.last_seen = $8 AND sighting.device > $9)) \
+             ORDER BY sighting.last_seen DESC, sighting.device LIMIT $10"
         );
-        const AWAY: &str = concat!(
-            "SELECT * FROM (",
-            select!(""),
-            ") AS device ",
-            matching!(
-                "AND (device.last_seen > $8 OR (device.last_seen = $8 AND device.id > $9)) \
-                 ORDER BY device.last_seen, device.id LIMIT $10"
-            )
+        const AWAY: &str = page!(
+            "sighting.last_seen, device.id",
+            "AND (sighting.last_seen > $8 OR (sighting.last_seen = $8 AND sighting.device > $9)) \
+             ORDER BY sighting.last_seen, sighting.device LIMIT $10"
         );
         let (sql, first) = match filter.sort {
             Sort::Id => (ID, 0),
@@ -144,7 +148,7 @@ impl Tx {
             from,
             to
         ];
-        let sql = concat!("SELECT COUNT(*) FROM device ", matching!(""));
+        let sql = concat!("SELECT COUNT(*) ", matching!(""));
         Ok(self
             .one(sql, values, |row| row.number())
             .await?
@@ -154,8 +158,8 @@ impl Tx {
     /// Versions that devices run, most devices first; at most `limit`.
     pub async fn running_versions(&mut self, limit: i64) -> Result<Vec<String>, StoreError> {
         self.all(
-            "SELECT COALESCE(version, 'unknown') FROM device GROUP BY version \
-             ORDER BY COUNT(*) DESC, version LIMIT $1",
+            "SELECT COALESCE(version, 'unknown') FROM kind \
+             GROUP BY version ORDER BY SUM(devices) DESC, version LIMIT $1",
             values![limit],
             |row| row.text(),
         )
@@ -164,7 +168,7 @@ impl Tx {
 
     /// Chips that devices have.
     pub async fn known_chips(&mut self) -> Result<Vec<u16>, StoreError> {
-        let sql = "SELECT DISTINCT chip FROM device WHERE chip IS NOT NULL ORDER BY chip";
+        let sql = "SELECT DISTINCT chip FROM kind WHERE chip IS NOT NULL ORDER BY chip";
         self.all(sql, [], |row| row.number()).await
     }
 
@@ -223,7 +227,8 @@ impl Tx {
     ) -> Result<Vec<(AttemptState, String, u64)>, StoreError> {
         self.all(
             "SELECT attempt.state, release.version, COUNT(*) FROM attempt \
-             JOIN release ON release.id = attempt.release WHERE attempt.updated_at >= $1 \
+             JOIN release ON release.id = attempt.release WHERE attempt.is_live = 0 \
+             AND attempt.updated_at >= $1 \
              AND (attempt.state LIKE 'failed:%' OR attempt.state LIKE 'rolled_back:%' \
              OR attempt.state = 'timed_out') GROUP BY attempt.state, release.version \
              ORDER BY COUNT(*) DESC, attempt.state, release.version",

@@ -70,7 +70,7 @@ impl Tx {
     /// The device that was seen last; one that speaks the seed's API before any other.
     pub async fn last_seen_device(&mut self) -> Result<Option<String>, StoreError> {
         self.one(
-            "SELECT id FROM device \
+            "SELECT id FROM device JOIN sighting ON sighting.device = device.id \
              ORDER BY CASE WHEN protocol = 'seed' THEN 0 ELSE 1 END, last_seen DESC, id LIMIT 1",
             [],
             |row| row.text(),

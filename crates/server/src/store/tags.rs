@@ -13,20 +13,6 @@ impl Tx {
         Ok(tags.await?.into_iter().collect())
     }
 
-    /// The tags of all devices.
-    pub async fn all_tags(
-        &mut self,
-    ) -> Result<BTreeMap<String, BTreeMap<String, String>>, StoreError> {
-        let mut tags: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-        let rows = self.all("SELECT device, name, value FROM device_tag", [], |row| {
-            Ok((row.text()?, row.text()?, row.text()?))
-        });
-        for (device, name, value) in rows.await? {
-            tags.entry(device).or_default().insert(name, value);
-        }
-        Ok(tags)
-    }
-
     pub async fn put_tag(
         &mut self,
         device: &str,
@@ -38,8 +24,8 @@ impl Tx {
              ON CONFLICT (device, name) DO UPDATE SET value = excluded.value",
             values![device, name, value],
         )
-        .await
-        .map(drop)
+        .await?;
+        self.settle_again(device).await
     }
 
     pub async fn remove_tag(&mut self, device: &str, name: &str) -> Result<(), StoreError> {
@@ -47,7 +33,7 @@ impl Tx {
             "DELETE FROM device_tag WHERE device = $1 AND name = $2",
             values![device, name],
         )
-        .await
-        .map(drop)
+        .await?;
+        self.settle_again(device).await
     }
 }

@@ -163,6 +163,12 @@ impl Tx {
         .map(drop)
     }
 
+    /// Ends all leases.
+    pub async fn end_leases(&mut self) -> Result<(), StoreError> {
+        let sql = "UPDATE webhook SET lease_owner = '', lease_until = 0 WHERE lease_until <> 0";
+        self.run(sql, []).await.map(drop)
+    }
+
     /// The webhooks that this node may deliver to now.
     pub async fn due_webhooks(
         &mut self,

@@ -28,7 +28,7 @@ use crate::{
         model::{self, Plan},
         presence::seen_between,
     },
-    service::{population::Known, view as facts},
+    service::{population::listed, view as facts},
     store::{ListFilter, Sort, StoreError, Tx},
 };
 
@@ -340,9 +340,9 @@ async fn found(
         limit: i64::MAX,
         ..asked.filter.clone()
     };
-    let mut known = Known::read(tx).await?;
+    let ids = listed(tx, plan, meant).await?;
     let mut found = tx.list_devices(&all).await?;
-    found.retain(|device| known.is_meant(plan, meant, device));
+    found.retain(|device| ids.contains(&device.id));
     let total = found.len() as u64;
     if let Some(after) = &asked.filter.after {
         found.retain(|device| asked.filter.sort.is_after(device, after));
@@ -404,15 +404,17 @@ pub async fn export(State(state): State<AppState>, ask: Ask) -> Result<Response,
     } = Asked::read(&state, &ask, &chips)?;
     filter.limit = EXPORT_BATCH;
     filter.after = None;
-    let mut known = Known::read(&mut tx).await?;
     let plan = state.fleet.plan(&mut tx).await?;
+    let ids = match &meant {
+        Some(meant) => Some(listed(&mut tx, &plan, meant).await?),
+        None => None,
+    };
     let mut csv = "id,groups,tags,chip,running,target,state,presence,last_seen\r\n".to_owned();
     let mut rows = 0;
     loop {
         let found = tx.list_devices(&filter).await?;
         for device in &found {
-            let is_meant = |meant: &Filter| known.is_meant(&plan, meant, device);
-            if !meant.as_ref().is_none_or(is_meant) {
+            if !ids.as_ref().is_none_or(|ids| ids.contains(&device.id)) {
                 continue;
             }
             let shown = facts::device(&state, &mut tx, &plan, device).await?;

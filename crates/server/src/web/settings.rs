@@ -98,7 +98,7 @@ async fn page(state: &AppState, ask: &Ask, made: Option<Made>) -> Result<Respons
     let Json(server) = fleet::server(to()).await?;
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let groups = facts::groups(&mut tx, &plan).await?;
+    let groups = facts::groups(&mut tx, &plan, None).await?;
     drop(tx);
     let newest = roots.items.first().map(|root| root.version);
     screen(&Settings {

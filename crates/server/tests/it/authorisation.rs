@@ -70,6 +70,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/api/v1/rollouts/{id}/retry", "operator"),
     ("POST", "/api/v1/rollouts/{id}/promote", "operator"),
     ("POST", "/api/v1/rollouts/{id}/approve", "operator"),
+    ("GET", "/api/v1/clusters", "viewer"),
     ("GET", "/api/v1/rollouts/{id}/clusters", "viewer"),
     ("POST", "/api/v1/rollbacks", "operator"),
     ("GET", "/api/v1/roots", "viewer"),

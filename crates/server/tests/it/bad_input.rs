@@ -223,7 +223,7 @@ fn bad_requests(method: &str, path: &str) -> Option<Vec<Bad>> {
         "enrolment-keys" => bad_enrolment_keys(method, path),
         "devices" => bad_devices(method, path),
         "groups" => bad_groups(method, path),
-        "rollouts" => bad_rollout_calls(method, path),
+        "rollouts" | "clusters" => bad_rollout_calls(method, path),
         "rollbacks" => Some(bad_rollbacks(path)),
         "products" if path.ends_with("secure-boot") => bad_products(method),
         "events" => bad_events(path),
@@ -594,6 +594,11 @@ fn bad_rollout_calls(method: &str, path: &str) -> Option<Vec<Bad>> {
         }
         ("GET", "/api/v1/rollouts") => bad_numbered_pages(path),
         ("GET", "/api/v1/rollouts/{id}") => bad_numbers("/api/v1/rollouts/", ""),
+        ("GET", "/api/v1/clusters") => vec![
+            Bad::path("/api/v1/clusters?days=0", 400, "days"),
+            Bad::path("/api/v1/clusters?days=366", 400, "days"),
+            Bad::path("/api/v1/clusters?days=week", 400, "days"),
+        ],
         ("GET", "/api/v1/rollouts/{id}/clusters") => bad_numbers("/api/v1/rollouts/", "/clusters"),
         ("POST", "/api/v1/rollouts/{id}/pause") => bad_reasons("/api/v1/rollouts/", "/pause"),
         ("POST", "/api/v1/rollouts/{id}/resume") => bad_reasons("/api/v1/rollouts/", "/resume"),

@@ -21,7 +21,9 @@ mod deltas;
 mod device_identity;
 mod devices;
 mod events;
+mod gates;
 mod groups;
+mod kinds;
 mod log;
 mod mqtt;
 #[cfg(feature = "oidc")]

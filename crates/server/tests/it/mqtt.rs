@@ -385,3 +385,43 @@ async fn a_broker_that_is_away_holds_up_nobody_and_is_told_everything_when_it_is
         "what had arrived does not come again"
     );
 }
+
+#[tokio::test]
+async fn an_update_is_told_of_only_where_the_device_would_take_it_and_no_rollout_was_stopped() {
+    let broker = Broker::start(Vec::new()).await;
+    let server = server(broker.address, false).await;
+    let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
+    server.release(&old).await;
+    server.release(&new).await;
+    let mut device = TestDevice::running("ESP32-001", &old);
+    device.check_in(&server).await;
+    // Another follows a root, and nobody has signed 1.0.6.
+    let mut strict = TestDevice::running("ESP32-002", &old);
+    strict.root = Some(1);
+    strict.check_in(&server).await;
+    let says = |id: &str, version: &str| {
+        let topic = format!("fota/devices/{id}/update");
+        let wanted = format!(r#""latest_version":"{version}""#);
+        move |seen: &Seen| {
+            seen.retained
+                .get(&topic)
+                .is_some_and(|is| is.contains(&wanted))
+        }
+    };
+    broker.until("the newest", says("ESP32-001", "1.0.6")).await;
+    broker
+        .until("nothing newer", says("ESP32-002", "1.0.5"))
+        .await;
+    let request = json!({"release": "1.0.6", "to": ["all"]});
+    let rollout = server.rollout(request).await;
+    let path = |verb: &str| format!("/api/v1/rollouts/r-{}/{verb}", rollout.id);
+    let reason = json!({"reason": "it is bad"});
+    server.post(&path("pause"), reason).await;
+    broker
+        .until("nothing while it is stopped", says("ESP32-001", "1.0.5"))
+        .await;
+    server.post(&path("resume"), json!({})).await;
+    broker
+        .until("the newest once it goes on", says("ESP32-001", "1.0.6"))
+        .await;
+}

@@ -10,7 +10,7 @@ use fota_image::{app::Chip, build::ImageBuilder};
 use fota_proto::{
     AttemptState, DeviceId, FailureCode, Sha256,
     checkin::{
-        self, Action, Answer, Attribute, CheckIn, Conditions, End, Held, Outcome, Patch,
+        self, Action, Answer, Attribute, CheckIn, Conditions, End, Held, Metric, Outcome, Patch,
         PatchProfile, Phase, Progress, ResetReason, Running, SlotReport, SlotState, Waits,
     },
     list::List,
@@ -188,6 +188,28 @@ impl Server {
         Self {
             folder: self.folder,
             ..again
+        }
+    }
+
+    /// Another node on the same database and artifacts.
+    #[cfg(unix)]
+    pub async fn second_node(&self) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["blobs", "fota.db", "online-key.pem"] {
+            let shared = self.data.join(name);
+            if shared.exists() {
+                let link = folder.path().join(name);
+                std::os::unix::fs::symlink(shared, link).expect("linked");
+            }
+        }
+        let setup = Setup {
+            data: Some(folder.path().to_owned()),
+            db: self.db.clone(),
+            ..Setup::default()
+        };
+        Self {
+            folder: Some(folder),
+            ..Self::start(setup).await
         }
     }
 
@@ -447,6 +469,9 @@ pub struct TestDevice {
     pub log: Option<LogHead>,
     pub patches: Option<PatchProfile>,
     pub attributes: Vec<(&'static str, &'static str)>,
+    pub metrics: Vec<(&'static str, i32)>,
+    pub reset: ResetReason,
+    pub uptime_s: u32,
     pub waits: Option<Waits>,
 }
 
@@ -530,6 +555,9 @@ impl TestDevice {
             log: None,
             patches: None,
             attributes: Vec::new(),
+            metrics: Vec::new(),
+            reset: ResetReason::PowerOn,
+            uptime_s: 5,
             waits: None,
         }
     }
@@ -559,6 +587,15 @@ impl TestDevice {
             attributes.push(Attribute { name, value }).expect("fits");
         }
         (!attributes.is_empty()).then_some(attributes)
+    }
+
+    fn told_metrics(&self) -> Option<List<Metric<'static>, { fota_proto::limits::METRICS_MAX }>> {
+        let mut metrics = List::new();
+        for (name, value) in &self.metrics {
+            let value = *value;
+            metrics.push(Metric { name, value }).expect("fits");
+        }
+        (!metrics.is_empty()).then_some(metrics)
     }
 
     /// The check-in as sent.
@@ -608,15 +645,15 @@ impl TestDevice {
             }),
             outcome: self.told_outcome(),
             held,
-            reset: ResetReason::PowerOn,
-            uptime_s: 5,
+            reset: self.reset,
+            uptime_s: self.uptime_s,
             root: self.root,
             epoch: self.epoch,
             challenge: self.challenge,
             log: self.log,
             patches: self.patches,
             attributes: self.told_attributes(),
-            metrics: None,
+            metrics: self.told_metrics(),
             waits: self.waits,
         };
         let mut buffer = [0; 1024];

@@ -661,3 +661,60 @@ async fn a_device_that_can_hold_downloads_now_and_installs_in_its_window() {
     })
     .await;
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn two_nodes_on_one_database_make_the_same_offers_and_one_step_at_a_time() {
+    each_database(async |first| {
+        let mut fleet = Fleet::of(&first, 12).await;
+        let second = first.second_node().await;
+        let plan = json!({"waves": [{"percent": 40}, {"percent": 100}],
+            "limits": {"parallel": 3}, "gates": {"healthy_percent": 50}});
+        let rollout = start(&first, plan).await;
+        let mut offered = 0;
+        for (number, device) in fleet.devices.iter_mut().enumerate() {
+            // Whichever it asks first, the other says the same.
+            let nodes = if number % 2 == 0 {
+                [&first, &second]
+            } else {
+                [&second, &first]
+            };
+            let told = device.check_in(nodes[0]).await;
+            let again = device.check_in(nodes[1]).await;
+            assert_eq!(
+                (&again.order, again.hold),
+                (&told.order, told.hold),
+                "{}",
+                device.id
+            );
+            offered += usize::from(told.order.is_some());
+        }
+        assert!(
+            (1..=3).contains(&offered),
+            "{offered}: the limit is of both together"
+        );
+        for server in [&first, &second] {
+            fleet.round(server).await;
+            server.clock.advance_ms(5 * MINUTE);
+        }
+        // Both look at the same moment, again and again.
+        for _ in 0..3 {
+            let looks = [&first, &second].map(|node| advance::tick(&node.running.state));
+            let [one, two] = looks;
+            let (one, two) = tokio::join!(one, two);
+            one.expect("looks");
+            two.expect("looks");
+        }
+        let path = format!("/api/v1/events?rollout=r-{}&limit=1000", rollout.id);
+        let events = first.get(&path).await.json();
+        let items = events["items"].as_array().expect("items").iter();
+        let advanced = items.filter(|event| event["kind"] == "rollout.advanced");
+        assert_eq!(advanced.count(), 1, "{events}");
+        for node in [&first, &second] {
+            let wave = node.show_rollout(rollout.id).await.rollout.wave;
+            assert_eq!(wave.expect("waves").number, 2);
+        }
+        second.running.shutdown().await;
+    })
+    .await;
+}

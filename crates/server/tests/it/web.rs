@@ -507,12 +507,15 @@ async fn ten_thousand_devices_are_listed_quickly() {
     let server = Server::start(Setup::default()).await;
     server
         .sql(
-            "INSERT INTO device (id, protocol, chip, version, confirmed, slot, slots, first_seen, \
-             last_seen) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
-             WHERE i < 10000) SELECT 'D-' || i, 'native', 0, '1.0.' || (i % 7), 1, 0, '[]', 0, i \
-             FROM n",
+            "INSERT INTO device (id, protocol, chip, version, confirmed, slot, slots, first_seen) \
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+             WHERE i < 10000) SELECT 'D-' || i, 'native', 0, '1.0.' || (i % 7), 1, 0, '[]', 0 \
+             FROM n; \
+             INSERT INTO sighting (device, kind, last_seen) \
+             SELECT id, 0, CAST(SUBSTR(id, 3) AS INTEGER) FROM device",
         )
         .await;
+    let server = server.restart().await;
     for path in [
         "/devices",
         "/devices?version=1.0.3",

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use fota_client::DeviceClient;
-use fota_device::{Download, Next, ProveError, ReceiveError, ReleaseError, ResetNow, Updater};
+use fota_device::{
+    Download, Next, ProveError, ReceiveError, ReleaseError, ResetNow, Told, Updater,
+};
 use fota_proto::{
     FailureCode, Sha256,
-    checkin::{self, CheckIn},
+    checkin::{self, CheckIn, Metric},
     limits::CHECK_IN_BYTES_MAX,
 };
 use tokio::{
@@ -21,6 +23,9 @@ use crate::{
     flash::SharedFlash,
     link::LiveLink,
 };
+
+/// What an app measures in which everything goes wrong.
+const ERRORS_BAD: i32 = 99;
 
 /// Why the main loop ended.
 pub(super) enum LifeEnd {
@@ -81,7 +86,20 @@ impl Life<'_> {
     fn message(&mut self) -> Vec<u8> {
         let (nonce, uptime_s) = (self.random(), self.uptime_s());
         let mut buffer = [0; CHECK_IN_BYTES_MAX];
-        let message = self.updater.check_in(nonce, uptime_s, &mut buffer);
+        let errors = Metric {
+            name: "errs",
+            value: match self.firmware.behaviour {
+                Behaviour::MakesErrors => ERRORS_BAD,
+                _ => 0,
+            },
+        };
+        let told = Told {
+            metrics: &[errors],
+            ..Told::default()
+        };
+        let message = self
+            .updater
+            .check_in_with(nonce, uptime_s, &told, &mut buffer);
         let identity = &self.config.identity;
         match &self.firmware.behaviour {
             Behaviour::LiesAboutVersion { claims } => identity.seal(&with_version(message, claims)),

@@ -90,6 +90,7 @@ pub fn sighting(id: &DeviceId, stored: Option<&Device>) -> Report {
         progress: None,
         outcome: None,
         reset: None,
+        uptime_s: None,
         trust: Trust::default(),
         patches: None,
         attributes: std::collections::BTreeMap::new(),

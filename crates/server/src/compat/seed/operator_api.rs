@@ -28,7 +28,7 @@ use crate::{
         model::{Attempt, Plan, Release, RollbackOrder, SEED_DEVICES, Standing},
     },
     service::{commit_by, releases, rollbacks, rollouts},
-    store::{StoreError, Tx},
+    store::{DeviceFilter, StoreError, Tx},
     web::time,
 };
 
@@ -38,7 +38,7 @@ const BODY_BYTES_MAX: u64 = 16 * 1024;
 const LOG_LINES_MAX: i64 = 1_000;
 const LOG_LINES: i64 = 100;
 /// Devices that the status lists; a fleet beyond this has the manager API.
-const STATUS_DEVICES_MAX: usize = 1_000;
+const STATUS_DEVICES_MAX: i64 = 1_000;
 
 type Reply = Result<Json<Value>, SeedError>;
 
@@ -261,7 +261,11 @@ pub async fn status(State(state): State<AppState>) -> Reply {
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
     let mut devices = Map::new();
-    for device in tx.all_devices().await?.into_iter().take(STATUS_DEVICES_MAX) {
+    let first = DeviceFilter {
+        limit: STATUS_DEVICES_MAX,
+        ..DeviceFilter::default()
+    };
+    for device in tx.devices(&first).await? {
         let memory = tx.seed_state(&device.id).await?;
         let memory = memory.and_then(|json| serde_json::from_str::<Memory>(&json).ok());
         let attempt = tx.newest_attempt(&device.id).await?;

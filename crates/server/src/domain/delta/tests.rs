@@ -253,6 +253,7 @@ fn who_cannot_prove_what_comes_out_is_no_taker() {
         attributes: Default::default(),
         metrics: Default::default(),
         waits: None,
+        crashed_at: None,
         first_seen: 0,
         last_seen: 0,
     };

@@ -190,3 +190,32 @@ fn slowly_like(value: &str, pattern: &str) -> bool {
         wanted => value.starts_with(wanted) && slowly_like(&value[1..], rest),
     }
 }
+
+#[test]
+fn a_filter_is_decided_without_the_id_where_the_id_does_not_matter() {
+    for (text, decided) in [
+        ("version < 1.10", Some(true)),
+        ("id == roof-07", None),
+        ("id == roof-07 and version > 2", Some(false)),
+        ("id == roof-07 or version < 2", Some(true)),
+        ("id == roof-07 or version > 2", None),
+        ("not (id == roof-07 and version > 2)", Some(true)),
+        ("not has id", None),
+    ] {
+        let filter: Filter = text.parse().expect("a filter");
+        let found = filter.decided(&device(), &|field| *field == Field::Id);
+        assert_eq!(found, decided, "{text}");
+        // What is decided is what holds.
+        assert!(found.is_none_or(|found| found == filter.matches(&device())));
+    }
+    let only = |text: &str| {
+        let filter: Filter = text.parse().expect("a filter");
+        filter.only_ids().map(<[String]>::len)
+    };
+    assert_eq!(
+        only("version < 2 and (id in (a, b) and chip == esp32)"),
+        Some(2)
+    );
+    assert_eq!(only("id in (a, b) or chip == esp32"), None);
+    assert_eq!(only("not id == a"), None);
+}

@@ -17,6 +17,7 @@ use super::*;
 use crate::domain::{
     model::{Outcome, Progress, Protocol, Rollout, Slot},
     plan::{self, Reach, RolloutPlan},
+    rollout,
     rules::STARTS_MS,
     sample::{self, elf},
     wave::{self, Counted, WaveCount},
@@ -26,9 +27,10 @@ use crate::domain::{
 const DEVICES: usize = 6;
 const POLL_MS: i64 = 60_000;
 const BYTES: u64 = 1000;
-/// Once nothing fails any more devices come so often, and it takes so many times at most: a week.
+/// Once nothing fails any more devices come so often, and it takes so many times at most: three weeks, for one
+/// device at a time in a window of an hour a day.
 const ROUND_MS: i64 = 20 * 60 * 1000;
-const ROUNDS_MAX: usize = 504;
+const ROUNDS_MAX: usize = 1512;
 /// Monday, 23 November 2026, noon.
 const NOON: i64 = 1_795_435_200_000;
 
@@ -43,6 +45,9 @@ fn id(device: usize) -> String {
     format!("d{device}")
 }
 
+/// Budgets: their names, their bytes a second, and which devices they are for.
+type Budgets = Vec<(&'static str, u64, fn(usize) -> bool)>;
+
 /// The whole server in memory: what the store would hold, and devices that are what they report.
 struct World {
     plan: Plan,
@@ -54,24 +59,33 @@ struct World {
     blocked: BTreeSet<(usize, i64)>,
     moments: BTreeMap<String, i64>,
     waits_until: i64,
+    /// Budgets beside that of the rollout.
+    budgets: Budgets,
     /// What each runs, and what it does about its order.
     runs: Vec<(i64, bool)>,
     progress: Vec<Option<(u64, Phase)>>,
-    offers: Vec<i64>,
+    /// The release that each is bringing into its other slot.
+    takes: Vec<i64>,
+    /// When which device was offered something.
+    offers: Vec<(i64, usize)>,
 }
 
+/// The release that everybody is to have in the end, and the one that a plan may lead through.
+const LAST: i64 = 3;
+const VIA: i64 = 2;
+
 impl World {
-    fn new(given: Value) -> Self {
+    fn new(given: Value, budgets: Budgets) -> Self {
         let given: manager::RolloutPlan = serde_json::from_value(given).expect("a plan");
         let rollout = Rollout {
             created_at: NOON,
             plan: Arc::new(RolloutPlan::check(&given).expect("valid")),
             wave_since: NOON,
-            ..sample::rollout(1, 2)
+            ..sample::rollout(1, LAST)
         };
         let plan = Plan {
             generation: 1,
-            releases: [1, 2].map(|id| (id, release(id))).into(),
+            releases: [1, VIA, LAST].map(|id| (id, release(id))).into(),
             rollouts: vec![rollout],
             ..Plan::default()
         };
@@ -88,6 +102,8 @@ impl World {
             blocked: BTreeSet::new(),
             moments: BTreeMap::new(),
             waits_until: 0,
+            budgets,
+            takes: vec![LAST; DEVICES],
             runs: vec![(1, true); DEVICES],
             progress: vec![None; DEVICES],
             offers: Vec::new(),
@@ -112,7 +128,7 @@ impl World {
         let starts: Vec<i64> = self
             .offers
             .iter()
-            .copied()
+            .map(|(at, _)| *at)
             .filter(|at| *at > self.now - STARTS_MS)
             .collect();
         let firsts = self.current().filter(|attempt| attempt.wave == 0);
@@ -124,12 +140,18 @@ impl World {
             waits_until: self.waits_until,
         };
         let bytes_per_s = self.rollout().plan.limits.bytes_per_s;
-        let budgets = bytes_per_s.into_iter().map(|bytes_per_s| Budget {
-            name: "rollout r-1".to_owned(),
+        let budget = |name: &str, bytes_per_s, rollout| Budget {
+            name: name.to_owned(),
             bytes_per_s,
-            free_at: self.moments.get("rollout r-1").copied().unwrap_or(0),
-            rollout: Some(1),
-        });
+            free_at: self.moments.get(name).copied().unwrap_or(0),
+            rollout,
+        };
+        let own = bytes_per_s
+            .into_iter()
+            .map(|rate| budget("rollout r-1", rate, Some(1)));
+        let of_device = self.budgets.iter().filter(|(_, _, is_for)| is_for(device));
+        let others = of_device.map(|(name, rate, _)| budget(name, *rate, None));
+        let budgets = own.chain(others);
         Facts {
             device: self.devices[device].clone(),
             attempts: self
@@ -178,6 +200,7 @@ impl World {
             }),
             outcome,
             reset: Some(ResetReason::PowerOn),
+            uptime_s: None,
             trust: Trust::default(),
             patches: None,
             attributes: BTreeMap::new(),
@@ -203,6 +226,7 @@ impl World {
                 id, release, hold, ..
             }) => {
                 self.may_install(device, id, release, hold);
+                self.takes[device] = release;
                 Some((id, hold))
             }
             _ => None,
@@ -215,7 +239,7 @@ impl World {
             match change {
                 Change::Begin(attempt) => {
                     if attempt.state == AttemptState::Offered {
-                        self.offers.push(self.now);
+                        self.offers.push((self.now, device));
                     }
                     assert!(self.attempts.insert(attempt.id, attempt.clone()).is_none());
                 }
@@ -245,11 +269,11 @@ impl World {
             );
         }
         if let Some(max) = limits.starts_per_minute {
-            for last in &self.offers {
+            for (last, _) in &self.offers {
                 let within = self
                     .offers
                     .iter()
-                    .filter(|at| **at > last - STARTS_MS && *at <= last);
+                    .filter(|(at, _)| *at > last - STARTS_MS && at <= last);
                 assert!(
                     within.count() <= max as usize,
                     "more than {max} in a minute"
@@ -257,12 +281,24 @@ impl World {
             }
         }
         if let Some(rate) = limits.bytes_per_s {
-            for (index, first) in self.offers.iter().enumerate() {
-                for (behind, last) in self.offers[index..].iter().enumerate() {
-                    let offered = (behind as u64 + 1) * BYTES;
-                    let allowed = rate * (last - first).unsigned_abs() / 1000 + BYTES;
-                    assert!(offered <= allowed, "{offered} bytes, {allowed} allowed");
-                }
+            self.budget_holds("the rollout", rate, |_| true);
+        }
+        for (name, rate, is_for) in &self.budgets {
+            self.budget_holds(name, *rate, is_for);
+        }
+    }
+
+    fn budget_holds(&self, name: &str, rate: u64, is_for: impl Fn(usize) -> bool) {
+        let charged = self.offers.iter().filter(|(_, device)| is_for(*device));
+        let charged: Vec<i64> = charged.map(|(at, _)| *at).collect();
+        for (index, first) in charged.iter().enumerate() {
+            for (behind, last) in charged[index..].iter().enumerate() {
+                let offered = (behind as u64 + 1) * BYTES;
+                let allowed = rate * (last - first).unsigned_abs() / 1000 + BYTES;
+                assert!(
+                    offered <= allowed,
+                    "{name}: {offered} bytes, {allowed} allowed"
+                );
             }
         }
     }
@@ -270,6 +306,9 @@ impl World {
     fn may_install(&self, device: usize, order: u64, release: i64, hold: bool) {
         assert!(!self.blocked.contains(&(device, release)), "blocked");
         let rollout = self.rollout();
+        let is_early = self.runs[device].0 < VIA && !rollout.plan.via.is_empty();
+        let next = if is_early { VIA } else { LAST };
+        assert_eq!(release, next, "d{device} passes through what it must");
         let attempt = self
             .current()
             .find(|attempt| attempt.order() == order)
@@ -345,8 +384,8 @@ impl World {
 
     /// A device does what it is told, a step at a time.
     fn goes_on(&mut self, device: usize) {
-        if self.runs[device] == (2, false) {
-            self.runs[device] = (2, true);
+        if let (runs, false) = self.runs[device] {
+            self.runs[device] = (runs, true);
             self.check_in(device, None);
             return;
         }
@@ -367,7 +406,7 @@ impl World {
             Phase::Downloaded => self.progress[device] = Some((order, Phase::Installing)),
             Phase::Installing | Phase::Trial => {
                 self.progress[device] = None;
-                self.runs[device] = (2, false);
+                self.runs[device] = (self.takes[device], false);
             }
         }
     }
@@ -430,25 +469,97 @@ fn any_plan() -> impl Strategy<Value = Value> {
         json!({"install": ["18:00-19:00"]}),
         json!({"download": ["00:00-12:30"], "install": ["02:00-04:00"]}),
     ]);
-    (waves, limits, schedule).prop_map(|(waves, limits, schedule)| {
+    let via = select(vec![json!([]), json!(["1.0.2"])]);
+    (waves, limits, schedule, via).prop_map(|(waves, limits, schedule, via)| {
         let mut plan = waves;
         plan["limits"] = limits;
         plan["schedule"] = schedule;
+        plan["via"] = via;
         plan["retries"] = json!({"base": "1m", "max": "10m"});
         plan["gates"] = json!({"healthy_percent": 50});
         plan
     })
 }
 
+fn any_budgets() -> impl Strategy<Value = Budgets> {
+    let all: Budgets = vec![
+        ("server", 7, |_| true),
+        ("group even", 3, |device| device % 2 == 0),
+    ];
+    proptest::sample::subsequence(all, 0..=2)
+}
+
+impl World {
+    /// Whether a device can get nothing more: it has the release, or failed for good on its way.
+    fn is_done(&self, device: usize) -> bool {
+        let name = id(device);
+        let failed = self.current().any(|attempt| {
+            let is_failure = crate::domain::attempt::is_failure(attempt.state);
+            attempt.device == name && is_failure && attempt.retry_at.is_none()
+        });
+        self.runs[device] == (LAST, true) || failed
+    }
+
+    /// Whether a wave waits for more healthy devices than it can still get, which is for a person
+    /// to judge.
+    fn waits_for_a_person(&self) -> bool {
+        let of_wave = |attempt: &&Attempt| attempt.wave == self.rollout().wave;
+        let started = self.current().filter(of_wave).count();
+        let healthy = self.current().filter(of_wave);
+        let healthy = healthy.filter(|attempt| attempt.state == AttemptState::Succeeded);
+        let is_last = self.rollout().wave >= self.rollout().plan.last_wave();
+        !is_last && started > 0 && self.live() == 0 && healthy.count() * 2 < started
+    }
+
+    /// Faults are over: every device comes, until nobody can get more.
+    fn comes_to_rest(&mut self) -> Result<(), TestCaseError> {
+        for round in 0.. {
+            (0..DEVICES).for_each(|device| self.goes_on(device));
+            self.look();
+            if (0..DEVICES).all(|device| self.is_done(device)) {
+                return Ok(());
+            }
+            if round % 40 == 39 && self.waits_for_a_person() {
+                crate::service::advance::next_wave(&mut self.plan.rollouts[0], self.now);
+                self.other.rollouts[0].wave = self.rollout().wave;
+            }
+            self.now += ROUND_MS;
+            let left = (0..DEVICES).filter(|device| !self.is_done(*device));
+            let left: Vec<usize> = left.collect();
+            let wave = self.rollout().wave;
+            prop_assert!(round < ROUNDS_MAX, "{left:?} do not end, in wave {wave}");
+        }
+        Ok(())
+    }
+
+    /// What an operator is shown: done, and nobody waits.
+    fn ends_as_declared(&self) -> Result<(), TestCaseError> {
+        let mut states: BTreeMap<String, u64> = BTreeMap::new();
+        for attempt in self.current() {
+            *states.entry(attempt.state.to_string()).or_default() += 1;
+        }
+        let parse = |(state, devices): (&String, &u64)| (state.parse().expect("a state"), *devices);
+        let tally = rollout::Tally {
+            named: DEVICES as u64,
+            seen: DEVICES as u64,
+            attempts: states.iter().map(parse).collect(),
+        };
+        let state = rollout::state(self.rollout(), &tally);
+        prop_assert_eq!(state, manager::RolloutState::Complete, "{:?}", states);
+        Ok(())
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn no_plan_is_broken_and_every_plan_ends(
         given in any_plan(),
+        budgets in any_budgets(),
         happens in vec(happens(), 0..120),
     ) {
-        let mut world = World::new(given);
+        let mut world = World::new(given, budgets);
         for event in happens {
             match event {
                 Happens::Comes(device) => world.goes_on(device),
@@ -457,27 +568,31 @@ proptest! {
                 Happens::Look => world.look(),
             }
         }
-        // Faults are over: whoever can still get the release gets it.
-        let has_it = |world: &World, device: usize| {
-            let is_blocked = world.blocked.contains(&(device, 2));
-            let name = id(device);
-            let spent = world.current().any(|attempt| {
-                attempt.device == name && attempt.state.is_end() && attempt.retry_at.is_none()
-            });
-            world.runs[device] == (2, true) || is_blocked || spent
-        };
-        // A wave of which too many failed waits for a person.
-        let mut rounds = 0;
-        while !(0..DEVICES).all(|device| has_it(&world, device)) {
-            (0..DEVICES).for_each(|device| world.goes_on(device));
+        world.comes_to_rest()?;
+        world.ends_as_declared()?;
+    }
+
+    #[test]
+    fn one_device_that_fails_for_good_keeps_nobody_else_from_the_release(
+        given in any_plan(),
+        budgets in any_budgets(),
+        unlucky in 0..DEVICES,
+    ) {
+        let mut world = World::new(given, budgets);
+        // It crashes whatever it is offered.
+        for _ in 0..ROUNDS_MAX {
+            world.goes_on(unlucky);
             world.look();
             world.now += ROUND_MS;
-            rounds += 1;
-            if rounds > ROUNDS_MAX {
-                let failed = world.current().filter(|it| crate::domain::attempt::is_failure(it.state)).count();
-                prop_assert!(failed > 0, "nobody failed, and it does not end: wave {}", world.rollout().wave);
+            if world.progress[unlucky].is_some() {
+                world.fails(unlucky, FailureCode::CrashLoop, End::RolledBackBoot);
                 break;
             }
+            (0..DEVICES).for_each(|device| if device != unlucky { world.goes_on(device) });
         }
+        world.comes_to_rest()?;
+        let has_it = (0..DEVICES).filter(|device| world.runs[*device] == (LAST, true));
+        prop_assert_eq!(has_it.count(), DEVICES - 1);
+        world.ends_as_declared()?;
     }
 }

@@ -124,6 +124,7 @@ fn report() -> impl Strategy<Value = Report> {
                 detail: String::new(),
             }),
             reset: None,
+            uptime_s: None,
             trust: Trust {
                 root,
                 epoch,

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::domain::{
+    health,
     model::{Standing, Target},
     plan::RolloutPlan,
 };
@@ -147,4 +148,36 @@ fn the_last_wave_stays_and_an_end_ends() {
     let ends = rollout(serde_json::json!({"schedule": {"ends_at": "1970-01-01 01:00"}}));
     let verdict = judge(&ends, &counted(5, 5), POLL, HOUR);
     assert!(matches!(verdict, Verdict::End { .. }), "{verdict:?}");
+}
+
+#[test]
+fn while_the_test_speaks_against_the_release_its_wave_waits() {
+    let rollout = two_waves();
+    let tally = |devices, unwell| health::Tally {
+        devices,
+        unwell,
+        ..health::Tally::default()
+    };
+    let judged = |unwell| {
+        let rates = sequential::Rates::default();
+        health::judge(
+            tally(5, unwell),
+            tally(1_000, 0),
+            &rates,
+            None,
+            (POLL, HOUR),
+        )
+    };
+    let with = |unwell| Counted {
+        health: Some(judged(unwell)),
+        ..counted(5, 5)
+    };
+    assert!(matches!(
+        judge(&rollout, &with(0), POLL, HOUR),
+        Verdict::Advance { .. }
+    ));
+    let Verdict::Stay { why, .. } = judge(&rollout, &with(5), POLL, HOUR) else {
+        panic!("it goes on");
+    };
+    assert!(why.contains("look worse"), "{why}");
 }

@@ -8,5 +8,5 @@ CREATE TABLE device_pin (
 
 -- The half hours in which a device checked in: the number of the newest, counted from 1970, and 48
 -- bits, of which the lowest is that half hour and the next one the half hour before.
-ALTER TABLE device ADD COLUMN heard_at BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE device ADD COLUMN heard BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE sighting ADD COLUMN heard_at BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE sighting ADD COLUMN heard BIGINT NOT NULL DEFAULT 0;
