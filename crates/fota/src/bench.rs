@@ -75,12 +75,10 @@ pub enum What {
 /// Runs a measurement and prints it; `json` asks for one JSON document.
 pub async fn run(args: Args, json: bool) -> Result<()> {
     match &args.what {
+        What::Transfer => {}
+        What::Dashboards(args) => return dashboards::run(args, json).await,
         What::Delta(args) => return delta::run(args, json),
         What::Fleet(args) => return fleet::run(args, json).await,
-        What::Transfer => {}
-    }
-    if let What::Dashboards(args) = &args.what {
-        return dashboards::run(args, json).await;
     }
     let rows = transfer().await?;
     if json {
