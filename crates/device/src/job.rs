@@ -97,8 +97,9 @@ pub(crate) struct Job {
     pub(crate) head_is_ours: bool,
     /// Power was lost before this start, perhaps in the last operation on the slot.
     is_suspect: bool,
-    /// Up to here flash is not believed to be blank or written, however it reads.
-    suspect_to: u32,
+    /// From here on as far as an erase reaches, flash is not believed to be blank or written, however
+    /// it reads.
+    suspect_from: u32,
     /// Programmed so far; the start of a page.
     written: u32,
     /// Everything from `written` to here is blank.
@@ -133,7 +134,7 @@ impl Job {
             resumed: false,
             head_is_ours: false,
             is_suspect,
-            suspect_to: 0,
+            suspect_from: 0,
             written: 0,
             erased_to: 0,
             page: [BLANK; PAGE_BYTES],
@@ -252,10 +253,13 @@ impl Job {
 
     /// The download goes on from here: what lies behind is suspect after a power loss.
     pub(crate) fn suspect(&mut self, from: u32) {
-        self.suspect_to = match self.is_suspect {
-            true => from + SUSPECT_BYTES,
-            false => 0,
-        };
+        self.suspect_from = from;
+    }
+
+    /// Whether some of what lies there may be neither blank nor written.
+    fn is_suspect_at(&self, at: u32, bytes: u32) -> bool {
+        let end = self.suspect_from + SUSPECT_BYTES;
+        self.is_suspect && at < end && self.suspect_from < at + bytes
     }
 
     /// Takes the next bytes of the image; the caller has checked that they are not too many.
@@ -303,7 +307,7 @@ impl Job {
         let at = slot.region.offset + self.written;
         let head = if self.written == 0 { HEAD_BYTES } else { 0 };
         let head = head.min(chunk.len());
-        let is_there = self.written >= self.suspect_to
+        let is_there = !self.is_suspect_at(self.written, chunk.len() as u32)
             && flash.is_blank(at, head as u32)?
             && flash.holds(at + head as u32, &chunk[head..])?;
         if !is_there {
@@ -359,7 +363,7 @@ impl Job {
             let is_block = at.is_multiple_of(BLOCK_BYTES) && end - self.erased_to >= BLOCK_BYTES;
             let unit = if is_block { BLOCK_BYTES } else { SECTOR_BYTES };
             // Saves wear and time on a fresh slot and after a resume.
-            if self.erased_to < self.suspect_to || !flash.is_blank(at, unit)? {
+            if self.is_suspect_at(self.erased_to, unit) || !flash.is_blank(at, unit)? {
                 flash.erase(at, unit)?;
             }
             self.erased_to += unit;

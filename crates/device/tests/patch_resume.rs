@@ -134,6 +134,23 @@ fn pages_in_the_middle_of_a_large_patch_and_reboots_around_them() {
     }
 }
 
+/// What was proven before a power loss is not erased because a patch is tried again.
+#[test]
+fn reboots_after_a_bad_patch_cost_no_more_than_the_patch_and_two_chunks() {
+    let (device, new) = large();
+    let mut bad = new.patch.as_ref().unwrap().bytes.to_vec();
+    bad[202] ^= 1;
+    let new = new.offering(bad);
+    let undisturbed = device.clone().update(&new);
+    for at in [1_049, 17_119, 60_000, 120_000] {
+        let mut device = device.clone();
+        device.bench.byte_cuts = vec![cut(at, true), cut(at + 4_000, true)];
+        let extra = device.update(&new) - undisturbed;
+        let each = patch_bytes(&new) + index_bytes(&new) + 2 * u64::from(CHUNK_BYTES) + LOST_BYTES;
+        assert!(extra <= 2 * each, "reboots after {at}: {extra} more");
+    }
+}
+
 #[test]
 fn a_reboot_late_in_the_artifact_costs_at_most_the_patch_and_two_chunks() {
     let (mut device, new) = small();

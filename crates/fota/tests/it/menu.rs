@@ -358,8 +358,8 @@ fn rollouts_in_waves_are_started_shown_explained_and_promoted_from_the_menu() {
     let told = terminal.sees("Start it so? (yes/no): ");
     let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
     let sentence = "Bring 1.0.6 to all: first 50 %, then all, each once 90 % of those that started \
-                    before are proven healthy for 1h; 1 failure pause and send the updated devices \
-                    back to their earlier image.";
+                    before are proven healthy for 1h; it pauses after 1 failure, and sends the \
+                    updated devices back to their earlier image.";
     assert!(told.contains(sentence), "{told}");
     terminal.types("yes\n");
     terminal.sees("Equivalent command: fota rollout plan -f plan.toml --yes\n");

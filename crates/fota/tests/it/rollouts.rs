@@ -98,12 +98,6 @@ fn kill_9_in_every_phase_of_a_rollout_leaves_the_same_counts() {
         "release = \"1.0.6\"\nto = [\"all\"]\nfailures_max = 1\nallow_product_change = true\n\
          rollback_on_failure = true\n[canary]\nnames = [\"R1\"]\n[limits]\nparallel = 1\n",
     );
-    let through = |server: &mut Server, phase: &str| {
-        let before = counts(server);
-        server.kill();
-        server.restart();
-        assert_eq!(counts(server), before, "{phase}");
-    };
     let attempt = |state: &'static str| {
         move |server: &Server| server.device("R1")["attempt"]["state"] == state
     };
@@ -138,22 +132,35 @@ fn kill_9_in_every_phase_of_a_rollout_leaves_the_same_counts() {
         },
     );
     through(&mut server, "the wave went on");
+    breaks_off(&mut server, &first, &second);
+}
+
+/// What was counted before a kill is counted after it.
+fn through(server: &mut Server, phase: &str) {
+    let before = counts(server);
+    server.kill();
+    server.restart();
+    assert_eq!(counts(server), before, "{phase}");
+}
+
+/// The second device fails, the first goes back, and the rollout is resumed and aborted.
+fn breaks_off(server: &mut Server, first: &Puppet, second: &Puppet) {
     second.fail();
     server.until("it breaches, and the canary is ordered back", |server| {
         let shown = show(server, "r-1");
         shown["state"] == "paused" && shown["rollback"]["standing"] == 1
     });
-    through(&mut server, "breached");
+    through(server, "breached");
     first.acts(Acts::default());
     server.until("the canary is seen on its earlier image", |server| {
         show(server, "r-1")["rollback"]["proven"] == 1
     });
-    through(&mut server, "went back");
+    through(server, "went back");
     second.acts(Acts::default());
     server.fota(&["rollout", "resume", "r-1"]).exits(0);
-    through(&mut server, "resumed");
+    through(server, "resumed");
     server.fota(&["rollout", "abort", "r-1", "--yes"]).exits(0);
-    through(&mut server, "aborted");
+    through(server, "aborted");
 }
 
 /// What was typed and what was answered, in its order.
@@ -180,6 +187,28 @@ impl Transcript<'_> {
         }
     }
 }
+
+/// What stands in the transcript of the story, in this order.
+const THE_STORY: [&str; 18] = [
+    "$ fota upload app-2.0.0.bin",
+    "$ fota rollout plan -f 2.0.0.toml --yes",
+    "Bring 2.0.0 to all: first 5 %, then 25 %, then all",
+    "fail or have errs > 10 more often than the others",
+    "sends the updated devices back to their earlier image",
+    "r-1 brings 2.0.0 to 1000 devices",
+    "$ fota rollout show r-1",
+    "the updated devices fail more often than",
+    "errs > 10), without the release 0 of",
+    "1 of 3 (5 %)",
+    "proven on their earlier image, 0 not seen there yet, 0 refused",
+    "$ fota release yank 2.0.0",
+    "$ fota upload app-2.0.1.bin",
+    "Bring 2.0.1 to all",
+    "$ fota rollout show r-2",
+    "complete",
+    "3 of 3 (all)",
+    "1000 ",
+];
 
 #[test]
 fn a_bad_release_to_1000_devices_from_the_first_command_to_the_last() {
@@ -239,26 +268,7 @@ fn a_bad_release_to_1000_devices_from_the_first_command_to_the_last() {
     server.until_within(3 * PATIENCE, "everybody has it", state("r-2", "complete"));
     transcript.types(&["rollout", "show", "r-2"]);
     assert_eq!(versions(&server, "2.0.1"), 1000);
-    transcript.reads(&[
-        "$ fota upload app-2.0.0.bin",
-        "$ fota rollout plan -f 2.0.0.toml --yes",
-        "Bring 2.0.0 to all: first 5 %, then 25 %, then all",
-        "more failures, errs > 10 than among the devices not updated yet",
-        "send the updated devices back to their earlier image",
-        "r-1 brings 2.0.0 to 1000 devices",
-        "$ fota rollout show r-1",
-        "the updated devices fail more often than",
-        "errs > 10), without the release 0 of",
-        "1 of 3 (5 %)",
-        "proven on their earlier image, 0 not seen there yet, 0 refused",
-        "$ fota release yank 2.0.0",
-        "$ fota upload app-2.0.1.bin",
-        "Bring 2.0.1 to all",
-        "$ fota rollout show r-2",
-        "complete",
-        "3 of 3 (all)",
-        "1000 ",
-    ]);
+    transcript.reads(&THE_STORY);
     println!("{}", transcript.text);
 }
 

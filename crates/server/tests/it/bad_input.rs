@@ -1,14 +1,13 @@
 //! Bad input to every endpoint gives 4xx with a problem that names the field, and stores nothing.
 //! The list of routes drives it: a route without an entry fails the test.
 
-use std::collections::BTreeSet;
-
 use fota_server::api::ROUTES;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 
 mod identity;
 mod notify;
+mod unknown;
 
 use crate::support::*;
 use identity::*;
@@ -771,36 +770,4 @@ async fn bad_input_to_every_endpoint_is_refused_by_the_name_of_the_field() {
         );
     })
     .await;
-}
-
-#[tokio::test]
-async fn an_unknown_path_and_a_wrong_method_are_problems_too() {
-    let server = Server::start(Setup::default()).await;
-    for path in [
-        "/nothing",
-        "/api/v1/nothing",
-        "/d/v1/",
-        "/api/v1/devices/a/b/c",
-        "/%2e%2e/%2e%2e/etc/passwd",
-    ] {
-        let (code, _, _) = server.get(path).await.problem(404);
-        assert_eq!(code, "not_found", "{path}");
-    }
-    let methods: BTreeSet<&str> = ["GET", "POST", "PUT", "PATCH", "DELETE"].into();
-    for (_, path, _) in ROUTES {
-        let taken: BTreeSet<&str> = ROUTES
-            .iter()
-            .filter(|(_, other, _)| other == path)
-            .map(|(method, _, _)| *method)
-            .collect();
-        for method in &methods - &taken {
-            let filled = path
-                .replace("{sha256}", &"0".repeat(64))
-                .replace(['{', '}'], "");
-            // `/rollouts/preview` is also `/rollouts/{id}`, and `/groups/{name}` is not a list.
-            let request = server.request(method.parse().expect("a method"), &filled);
-            let (code, _, _) = Reply::of(request).await.problem(405);
-            assert_eq!(code, "method_not_allowed", "{method} {path}");
-        }
-    }
 }

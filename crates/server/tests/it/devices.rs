@@ -58,7 +58,8 @@ async fn a_device_is_shown_as_it_last_reported() {
             "version": "1.0.5", "elf_sha256": "[elf]", "confirmed": true, "slot": 0,
             "rollback_version": "1.0.4", "rollback_available": true, "protocol": "native",
             "presence": "online", "last_seen": NOON, "first_seen": NOON, "warning": null,
-            "attempt": null, "rollback": null, "blocked": []
+            "attempt": null, "rollback": null, "blocked": [],
+            "heard": format!("{}1", "0".repeat(47))
         });
         assert_eq!(shown, expected);
         let (code, field, _) = server.get("/api/v1/devices/nobody").await.problem(404);

@@ -101,7 +101,7 @@ async fn a_release_that_makes_a_third_unwell_by_a_metric_is_stopped_in_its_first
         assert!(
             rollout
                 .sentence
-                .contains("more failures, errs > 10 than among the devices not updated yet"),
+                .contains("fail or have errs > 10 more often than the others"),
             "{}",
             rollout.sentence
         );

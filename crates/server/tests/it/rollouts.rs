@@ -30,7 +30,8 @@ async fn a_preview_says_who_would_be_reached_and_who_not() {
         let excluded = json!([{"device": "c", "reason": "already_installed"}]);
         let reasons = json!([{"devices": 1, "reason": "already_installed"}]);
         let expected = json!({"matched": 2, "online": 1, "excluded": excluded,
-            "reasons": reasons, "sentence": "Bring 1.0.6 to all: all at once."});
+            "reasons": reasons,
+            "sentence": "Bring 1.0.6 to all: all at once; it goes on whatever fails."});
         assert_eq!(preview, expected);
         assert_eq!(
             server.get("/api/v1/rollouts").await.json()["items"],

@@ -1,5 +1,7 @@
 //! Set-up: a server on a database of its own, images, and a device that is only its reports.
 
+mod story;
+
 use std::{
     future::Future,
     path::PathBuf,
@@ -23,6 +25,8 @@ use fota_server::{Clock, Config, domain::identity::DeviceAuth, start};
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
+
+pub use story::Story;
 
 /// Monday, 23 November 2026, noon.
 pub const NOON: i64 = 1_795_435_200_000;
@@ -771,32 +775,4 @@ pub async fn post_cbor(server: &Server, body: Vec<u8>) -> Reply {
     let url = format!("{}/d/v1/check-in", server.base);
     let request = server.http.post(url).body(body);
     Reply::of(request.header(header::CONTENT_TYPE, "application/cbor")).await
-}
-
-/// A device on 1.0.5 and a rollout of 1.0.6 to all.
-pub struct Story {
-    pub old: Image,
-    pub new: Image,
-    pub device: TestDevice,
-    pub release: Release,
-    pub rollout: Rollout,
-}
-
-impl Story {
-    pub async fn begin(server: &Server) -> Self {
-        let (old, new) = (Image::new("1.0.5"), Image::new("1.0.6"));
-        server.release(&old).await;
-        let release = server.release(&new).await;
-        let mut device = TestDevice::running("ESP32-001", &old);
-        device.check_in(server).await;
-        let request = json!({"release": "1.0.6", "to": ["all"]});
-        let rollout = server.rollout(request).await;
-        Self {
-            old,
-            new,
-            device,
-            release,
-            rollout,
-        }
-    }
 }

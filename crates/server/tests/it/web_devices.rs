@@ -153,9 +153,12 @@ async fn the_half_hours_in_which_a_device_was_heard_are_kept() {
         assert!(shown.contains("heard in 1 of the last 1 half hours"));
         // As if it had first come 30 hours ago, and been heard a day, an hour and half an hour ago.
         server
+            .sql("UPDATE device SET first_seen = first_seen - 108000000")
+            .await;
+        server
             .sql(
-                "UPDATE device SET first_seen = first_seen - 108000000, last_seen = last_seen - \
-                 1800000, heard_at = heard_at - 1, heard = 70368744177667",
+                "UPDATE sighting SET last_seen = last_seen - 1800000, heard_at = heard_at - 1, \
+                 heard = 70368744177667",
             )
             .await;
         story.device.check_in(&server).await;
@@ -168,7 +171,7 @@ async fn the_half_hours_in_which_a_device_was_heard_are_kept() {
         assert_eq!(heard, format!("1{}111", "0".repeat(44)));
         // Longer ago than a day is forgotten.
         server
-            .sql("UPDATE device SET heard_at = heard_at - 60, last_seen = last_seen - 1")
+            .sql("UPDATE sighting SET heard_at = heard_at - 60, last_seen = last_seen - 1")
             .await;
         story.device.check_in(&server).await;
         let heard = server.show_device("ESP32-001").await.heard;

@@ -180,9 +180,9 @@ fn stop(plan: &RolloutPlan, failures_max: Option<u32>, rollback: bool) -> String
             format!("when more than {max} of at least {sample} devices fail")
         }),
         plan.given.gates.sequential.as_ref().map(|test| {
-            let unwell = gates.unwell.iter().map(|bound| format!(", {bound}"));
+            let unwell = gates.unwell.iter().map(|bound| format!(" or have {bound}"));
             format!(
-                "when the updated devices fail more often{} than the others (wrong at most {} of \
+                "when the updated devices fail{} more often than the others (wrong at most {} of \
                  the time)",
                 unwell.collect::<String>(),
                 test.false_stop
