@@ -8,8 +8,8 @@
 //! The rows are those of one moment: one read transaction sees them all. Artifacts are immutable
 //! and stored before a row names them, so those that are there afterwards are enough.
 //!
-//! [`make`] streams it and never holds more than one artifact. [`check`] reads a file as a whole
-//! before anything is believed; [`restore`] then fills an empty server.
+//! `make` streams it and never holds more than one artifact. `check` reads a file as a whole
+//! before anything is believed; `restore` then fills an empty server.
 
 mod make;
 mod read;

@@ -139,7 +139,7 @@ pub struct Explorer {
     known: HashMap<Sum, Cost>,
     /// Whether an image in a slot is authentic, by what lies there; none where there is no image.
     slots: HashMap<Sum, Option<bool>>,
-    /// Figures since [`Explorer::begin`].
+    /// Figures since the phase began.
     pub figures: Figures,
 }
 
