@@ -108,6 +108,7 @@ fn digest(facts: &str) -> Sha256 {
 
 /// Works out the kinds of devices that an older server stored.
 pub(super) async fn settle_all(store: &Store) -> Result<(), StoreError> {
+    let mut settled = 0;
     loop {
         let mut tx = store.write().await?;
         let unsettled = tx
@@ -124,6 +125,11 @@ pub(super) async fn settle_all(store: &Store) -> Result<(), StoreError> {
             tx.settle_again(device).await?;
         }
         tx.commit().await?;
+        settled += unsettled.len();
+        tracing::info!(
+            settled,
+            "working out kinds of devices, once after an upgrade"
+        );
     }
 }
 
