@@ -1,11 +1,13 @@
 //! What only the dashboard asks: lists that are filtered and sorted, newest first, and sums.
 
+use std::cmp::Ordering;
+
 use fota_proto::{AttemptState, manager::Event, operators::AuditEntry};
 
 use super::{
     StoreError, Tx,
     audit::entry,
-    db::values,
+    db::{Value, values},
     devices::{device, select},
     events::event,
 };
@@ -24,13 +26,14 @@ pub enum Sort {
 }
 
 impl Sort {
-    /// Whether a device comes behind the last one of a page.
-    pub fn is_after(self, device: &Device, (seen, id): &(i64, String)) -> bool {
-        match self {
-            Self::Id => device.id > *id,
-            Self::Seen => (seen, &device.id) > (&device.last_seen, id),
-            Self::Away => (device.last_seen, &device.id) > (*seen, id),
-        }
+    /// Which of two devices comes first, each as when it was seen, and its id.
+    pub fn compare(self, one: &(i64, String), other: &(i64, String)) -> Ordering {
+        let by_seen = match self {
+            Self::Id => Ordering::Equal,
+            Self::Seen => other.0.cmp(&one.0),
+            Self::Away => one.0.cmp(&other.0),
+        };
+        by_seen.then_with(|| one.1.cmp(&other.1))
     }
 }
 
@@ -51,6 +54,22 @@ pub struct ListFilter {
     /// The last device of the page before: when it was seen, and its id.
     pub after: Option<(i64, String)>,
     pub limit: i64,
+}
+
+impl ListFilter {
+    /// The values $1 to $7 of [`matching`].
+    fn asked(&self) -> [Value; 7] {
+        let (from, to) = self.seen.unwrap_or((-1, i64::MAX));
+        values![
+            pattern(&self.text),
+            self.group.as_str(),
+            self.state.as_str(),
+            self.version.as_str(),
+            self.chip.map_or(-1, i64::from),
+            from,
+            to
+        ]
+    }
 }
 
 // $1 text · $2 group · $3 state · $4 version · $5 chip · $6 $7 seen. What is in parentheses behind IN
@@ -120,39 +139,32 @@ impl Tx {
             Sort::Away => (AWAY, -1),
         };
         let (after_seen, after_id) = filter.after.clone().unwrap_or((first, String::new()));
-        let (from, to) = filter.seen.unwrap_or((-1, i64::MAX));
-        let values = values![
-            pattern(&filter.text),
-            filter.group.as_str(),
-            filter.state.as_str(),
-            filter.version.as_str(),
-            filter.chip.map_or(-1, i64::from),
-            from,
-            to,
-            after_seen,
-            after_id,
-            filter.limit
-        ];
+        let [text, group, state, version, chip, from, to] = filter.asked();
+        let [seen, id, limit] = values![after_seen, after_id, filter.limit];
+        let values = [text, group, state, version, chip, from, to, seen, id, limit];
         self.all(sql, values, device).await
     }
 
     /// How many devices the filter lets through, on all pages.
     pub async fn count_listed(&mut self, filter: &ListFilter) -> Result<u64, StoreError> {
-        let (from, to) = filter.seen.unwrap_or((-1, i64::MAX));
-        let values = values![
-            pattern(&filter.text),
-            filter.group.as_str(),
-            filter.state.as_str(),
-            filter.version.as_str(),
-            filter.chip.map_or(-1, i64::from),
-            from,
-            to
-        ];
         let sql = concat!("SELECT COUNT(*) ", matching!(""));
-        Ok(self
-            .one(sql, values, |row| row.number())
-            .await?
-            .unwrap_or(0))
+        let found = self.one(sql, filter.asked(), |row| row.number()).await?;
+        Ok(found.unwrap_or(0))
+    }
+
+    /// Gives every device that the filter lets through on any page, as when it was seen, and its id;
+    /// in no order.
+    pub async fn each_listed(
+        &mut self,
+        filter: &ListFilter,
+        mut take: impl FnMut((i64, String)),
+    ) -> Result<(), StoreError> {
+        let sql = concat!("SELECT sighting.last_seen, sighting.device ", matching!(""));
+        self.each(sql, filter.asked(), |row| {
+            take((row.int()?, row.text()?));
+            Ok(())
+        })
+        .await
     }
 
     /// Versions that devices run, most devices first; at most `limit`.

@@ -333,21 +333,26 @@ async fn found(
         let found = tx.list_devices(&asked.filter).await?;
         return Ok((found, tx.count_listed(&asked.filter).await?));
     };
-    // The database does not speak the language of filters: it gives all that the others let
-    // through, and the page is cut out of those that are meant.
-    let all = ListFilter {
-        after: None,
-        limit: i64::MAX,
-        ..asked.filter.clone()
-    };
+    // The database does not speak the language of filters: the page is cut out of the short rows of
+    // all that the others let through.
     let ids = listed(tx, plan, meant).await?;
-    let mut found = tx.list_devices(&all).await?;
-    found.retain(|device| ids.contains(&device.id));
-    let total = found.len() as u64;
+    let mut meant = Vec::new();
+    tx.each_listed(&asked.filter, |one| {
+        if ids.contains(&one.1) {
+            meant.push(one);
+        }
+    })
+    .await?;
+    let total = meant.len() as u64;
+    let sort = asked.filter.sort;
     if let Some(after) = &asked.filter.after {
-        found.retain(|device| asked.filter.sort.is_after(device, after));
+        meant.retain(|one| sort.compare(one, after).is_gt());
     }
-    found.truncate(ROWS as usize);
+    meant.sort_unstable_by(|one, other| sort.compare(one, other));
+    let mut found = Vec::new();
+    for (_, id) in meant.iter().take(ROWS as usize) {
+        found.extend(tx.device(id).await?);
+    }
     Ok((found, total))
 }
 
