@@ -1,11 +1,16 @@
+use std::collections::BTreeSet;
+
 use axum::{Json, extract::State};
-use fota_proto::manager::{Device, Event, Page, Problem, Why};
+use fota_proto::{
+    DeviceId,
+    manager::{Device, Event, Page, Problem, Why},
+};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
     extract::{Json as JsonBody, Query, Segment},
-    page::{PageQuery, after, limit, page},
+    page::{LIMIT_MAX, PageQuery, after, limit, page},
     problem::Refusal,
 };
 use crate::{
@@ -13,7 +18,7 @@ use crate::{
     auth::{By, Record},
     domain::{
         filter::{Filter, FilterError},
-        model::NewEvent,
+        model::{self, NewEvent},
     },
     service::{
         self, commit_by,
@@ -21,7 +26,7 @@ use crate::{
         rollouts::{device_id, find_release},
         view,
     },
-    store::{DeviceFilter, EventFilter},
+    store::{DeviceFilter, EventFilter, StoreError, Tx},
 };
 
 /// Which devices to list.
@@ -60,7 +65,7 @@ pub async fn list(
     }
     let meant = query.filter.as_deref().map(filter_of).transpose()?;
     state.fleet.flush(&state.store).await?;
-    let mut filter = DeviceFilter {
+    let filter = DeviceFilter {
         group: query.group,
         state: query.state,
         after: query.after.unwrap_or_default(),
@@ -68,16 +73,13 @@ pub async fn list(
     };
     let mut tx = state.store.read().await?;
     let plan = state.fleet.plan(&mut tx).await?;
-    let found = match meant {
+    let ids = match meant {
+        Some(meant) => Some(listed(&mut tx, &plan, &meant).await?),
+        None => None,
+    };
+    let found = match ids {
         None => tx.devices(&filter).await?,
-        Some(meant) => {
-            filter.limit = i64::MAX;
-            let ids = listed(&mut tx, &plan, &meant).await?;
-            let mut found = tx.devices(&filter).await?;
-            found.retain(|device| ids.contains(&device.id));
-            found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-            found
-        }
+        Some(ids) => page_of(&mut tx, filter, &ids).await?,
     };
     let mut items = Vec::new();
     for device in found {
@@ -86,6 +88,31 @@ pub async fn list(
     Ok(Json(page(items, limit, |device: &Device| {
         device.id.clone()
     })))
+}
+
+/// A page of those of these devices that the rest of the filter lets through: the database does not
+/// speak the language of filters, so it is asked for more until the page is full.
+async fn page_of(
+    tx: &mut Tx,
+    filter: DeviceFilter,
+    ids: &BTreeSet<String>,
+) -> Result<Vec<model::Device>, StoreError> {
+    let wanted = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+    let mut more = DeviceFilter {
+        limit: i64::from(LIMIT_MAX),
+        ..filter
+    };
+    let mut found = Vec::new();
+    while found.len() < wanted.min(ids.len()) {
+        let page = tx.devices(&more).await?;
+        let Some(last) = page.last() else {
+            break;
+        };
+        more.after.clone_from(&last.id);
+        found.extend(page.into_iter().filter(|device| ids.contains(&device.id)));
+    }
+    found.truncate(wanted);
+    Ok(found)
 }
 
 /// A filter in a request.
@@ -159,9 +186,7 @@ pub async fn events(
         limit,
     };
     let mut tx = state.store.read().await?;
-    if tx.device(id.as_str()).await?.is_none() {
-        return Err(Refusal::not_found(format!("device {id}")).of("id"));
-    }
+    expect_known(&mut tx, &id).await?;
     let items = tx.events(&filter).await?;
     Ok(Json(page(items, limit, |event: &Event| {
         event.id.to_string()
@@ -196,27 +221,19 @@ pub async fn block(
 ) -> Result<Json<Device>, Refusal> {
     let id = device_id("id", &id)?;
     let mut tx = state.store.write().await?;
-    if tx.device(id.as_str()).await?.is_none() {
-        return Err(Refusal::not_found(format!("device {id}")).of("id"));
-    }
+    expect_known(&mut tx, &id).await?;
     let release = find_release(&mut tx, &body.release).await?;
     let now = state.now_ms();
     tx.block(id.as_str(), release.id, "operator", now).await?;
-    let event = NewEvent {
-        kind: "device.blocked".to_owned(),
-        device: Some(id.to_string()),
-        release: Some(release.id),
-        actor: "operator",
-        text: format!("{} is not offered here", release.version),
-        ..NewEvent::default()
-    };
-    let record = Record::new(
-        "device.blocked",
-        format!("device:{id}"),
-        format!("release:{} {}", release.id, event.text),
-    );
-    commit_by(&state, tx, &by, record, &[event], true).await?;
-    read(&state, id.as_str()).await.map(Json)
+    let text = format!("{} is not offered here", release.version);
+    done(
+        &state,
+        tx,
+        &by,
+        &id,
+        ("device.blocked", Some(release.id), text),
+    )
+    .await
 }
 
 /// Lets a release be offered to a device again on which it was rolled back.
@@ -231,27 +248,52 @@ pub async fn unblock(
 ) -> Result<Json<Device>, Refusal> {
     let id = device_id("id", &id)?;
     let mut tx = state.store.write().await?;
-    if tx.device(id.as_str()).await?.is_none() {
-        return Err(Refusal::not_found(format!("device {id}")).of("id"));
-    }
+    expect_known(&mut tx, &id).await?;
     let release = find_release(&mut tx, &body.release).await?;
     if !tx.unblock(id.as_str(), release.id).await? {
         let detail = format!("release {} is not blocked on {id}", release.version);
         return Err(Refusal::conflict("not_blocked", detail).of("release"));
     }
+    let text = format!("{} may be offered again", release.version);
+    done(
+        &state,
+        tx,
+        &by,
+        &id,
+        ("device.unblocked", Some(release.id), text),
+    )
+    .await
+}
+
+/// Refuses what is asked of a device that nobody has seen.
+pub(super) async fn expect_known(tx: &mut Tx, id: &DeviceId) -> Result<(), Refusal> {
+    match tx.device(id.as_str()).await? {
+        Some(_) => Ok(()),
+        None => Err(Refusal::not_found(format!("device {id}")).of("id")),
+    }
+}
+
+/// Commits a deed at one device, which may be about one release, and shows the device after it.
+pub(super) async fn done(
+    state: &AppState,
+    tx: Tx,
+    by: &By,
+    id: &DeviceId,
+    (kind, release, text): (&'static str, Option<i64>, String),
+) -> Result<Json<Device>, Refusal> {
+    let detail = match release {
+        Some(release) => format!("release:{release} {text}"),
+        None => text.clone(),
+    };
     let event = NewEvent {
-        kind: "device.unblocked".to_owned(),
+        kind: kind.to_owned(),
         device: Some(id.to_string()),
-        release: Some(release.id),
+        release,
         actor: "operator",
-        text: format!("{} may be offered again", release.version),
+        text,
         ..NewEvent::default()
     };
-    let record = Record::new(
-        "device.unblocked",
-        format!("device:{id}"),
-        format!("release:{} {}", release.id, event.text),
-    );
-    commit_by(&state, tx, &by, record, &[event], true).await?;
-    read(&state, id.as_str()).await.map(Json)
+    let record = Record::new(kind, format!("device:{id}"), detail);
+    commit_by(state, tx, by, record, &[event], true).await?;
+    read(state, id.as_str()).await.map(Json)
 }

@@ -8,7 +8,7 @@ use super::problem::Refusal;
 /// Rows of a page where the request names no number.
 const LIMIT_DEFAULT: u32 = 100;
 /// Most rows of a page.
-const LIMIT_MAX: u32 = 1000;
+pub const LIMIT_MAX: u32 = 1000;
 
 /// The parameters of every list.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]

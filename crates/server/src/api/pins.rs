@@ -7,19 +7,15 @@ use fota_proto::{
 };
 
 use super::{
-    devices::read,
+    devices::{done, expect_known},
     extract::{Json as JsonBody, Segment},
     problem::Refusal,
 };
 use crate::{
     AppState,
-    auth::{By, Record},
-    domain::model::{NewEvent, Pin},
-    service::{
-        commit_by,
-        rollouts::{device_id, find_release},
-    },
-    store::Tx,
+    auth::By,
+    domain::model::Pin,
+    service::rollouts::{device_id, find_release},
 };
 
 /// Pins a device to a release, or to what it runs; a later pin replaces an earlier one.
@@ -39,8 +35,9 @@ pub async fn pin(
         );
         return Err(Refusal::field("reason", detail));
     }
+    let id = device_id("id", &id)?;
     let mut tx = state.store.write().await?;
-    let id = known(&mut tx, &id).await?;
+    expect_known(&mut tx, &id).await?;
     let release = match &body.release {
         Some(name) => Some(find_release(&mut tx, name).await?),
         None => None,
@@ -57,8 +54,8 @@ pub async fn pin(
         reason: body.reason,
         at: state.now_ms(),
     };
-    tx.put_pin(&id, &pin).await?;
-    done(&state, tx, &by, &id, ("device.pinned", text)).await
+    tx.put_pin(id.as_str(), &pin).await?;
+    done(&state, tx, &by, &id, ("device.pinned", None, text)).await
 }
 
 /// Lets a device take releases again as rollouts bring them.
@@ -70,38 +67,12 @@ pub async fn unpin(
     by: By,
     Segment(id): Segment,
 ) -> Result<Json<Device>, Refusal> {
+    let id = device_id("id", &id)?;
     let mut tx = state.store.write().await?;
-    let id = known(&mut tx, &id).await?;
-    if !tx.remove_pin(&id).await? {
+    expect_known(&mut tx, &id).await?;
+    if !tx.remove_pin(id.as_str()).await? {
         return Err(Refusal::conflict("not_pinned", format!("{id} is not pinned")).of("id"));
     }
     let text = "takes releases as rollouts bring them".to_owned();
-    done(&state, tx, &by, &id, ("device.unpinned", text)).await
-}
-
-async fn known(tx: &mut Tx, id: &str) -> Result<String, Refusal> {
-    let id = device_id("id", id)?;
-    match tx.device(id.as_str()).await? {
-        Some(device) => Ok(device.id),
-        None => Err(Refusal::not_found(format!("device {id}")).of("id")),
-    }
-}
-
-async fn done(
-    state: &AppState,
-    tx: Tx,
-    by: &By,
-    id: &str,
-    (kind, text): (&'static str, String),
-) -> Result<Json<Device>, Refusal> {
-    let event = NewEvent {
-        kind: kind.to_owned(),
-        device: Some(id.to_owned()),
-        actor: "operator",
-        text: text.clone(),
-        ..NewEvent::default()
-    };
-    let record = Record::new(kind, format!("device:{id}"), text);
-    commit_by(state, tx, by, record, &[event], true).await?;
-    read(state, id).await.map(Json)
+    done(&state, tx, &by, &id, ("device.unpinned", None, text)).await
 }
