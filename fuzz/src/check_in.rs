@@ -2,9 +2,7 @@
 
 use fota_proto::{
     Sha256,
-    checkin::{
-        Answer, CheckIn, Held, ResetReason, Running, SlotReport, SlotState, VERSION, encode,
-    },
+    checkin::{Answer, CheckIn, Held, SlotReport, SlotState, encode},
     limits::{HELD_MAX, SLOTS_MAX},
     list::List,
 };
@@ -42,31 +40,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     };
     (0..HELD_MAX).for_each(|_| held.push(claim).expect("fits"));
     let check_in = CheckIn {
-        protocol: VERSION,
-        device: "ESP32-001",
-        nonce: 1,
-        chip: 0,
-        chip_revision: None,
-        running_elf: elf,
-        version: "1.0.5",
-        project: "sensor",
-        confirmed: Running::Confirmed,
-        slot: 0,
         slots,
         rollback_slot: Some(1),
-        progress: None,
-        outcome: None,
         held,
-        reset: ResetReason::PowerOn,
-        uptime_s: 1,
-        root: None,
-        epoch: None,
-        challenge: None,
-        log: None,
-        patches: None,
-        attributes: None,
-        metrics: None,
-        waits: None,
+        ..CheckIn::idle("ESP32-001", "sensor", "1.0.5", elf)
     };
     let answer = Answer {
         acknowledged: Some(1),

@@ -240,16 +240,7 @@ async fn native() -> Result<Trace> {
     let bundle = dev::bundle(&dev, &Firmware::load(&file)?)?;
     let options = ReleaseUpload::default();
     let release = client.upload(bundle.into(), &options, |_| {}).await?;
-    let rollout = RolloutRequest {
-        release: release.id.to_string(),
-        to: vec!["all".to_owned()],
-        failures_max: None,
-        rollback_on_failure: false,
-        trial_deadline_s: None,
-        allow_product_change: false,
-        idempotency_key: None,
-        plan: None,
-    };
+    let rollout = RolloutRequest::new(release.id.to_string(), vec!["all".to_owned()]);
     client.start_rollout(&rollout).await?;
     let id = DEVICE.parse().context("a device id")?;
     let (server, bytes) = (bench.server.addr, IMAGE_BYTES as u32);

@@ -111,6 +111,40 @@ pub struct CheckIn<'a> {
     pub waits: Option<Waits>,
 }
 
+impl<'a> CheckIn<'a> {
+    /// What a device says that was switched on a second ago, runs this image, confirmed, and has
+    /// nothing to do or to tell.
+    pub fn idle(device: &'a str, project: &'a str, version: &'a str, running_elf: Sha256) -> Self {
+        Self {
+            protocol: VERSION,
+            device,
+            nonce: 1,
+            chip: 0,
+            chip_revision: None,
+            running_elf,
+            version,
+            project,
+            confirmed: Running::Confirmed,
+            slot: 0,
+            slots: List::new(),
+            rollback_slot: None,
+            progress: None,
+            outcome: None,
+            held: List::new(),
+            reset: ResetReason::PowerOn,
+            uptime_s: 1,
+            root: None,
+            epoch: None,
+            challenge: None,
+            log: None,
+            patches: None,
+            attributes: None,
+            metrics: None,
+            waits: None,
+        }
+    }
+}
+
 /// A fact about a device under a short name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]

@@ -358,6 +358,22 @@ pub struct RolloutRequest {
     pub plan: Option<RolloutPlan>,
 }
 
+impl RolloutRequest {
+    /// Brings a release to all of these at once, whatever fails.
+    pub fn new(release: impl Into<String>, to: Vec<String>) -> Self {
+        Self {
+            release: release.into(),
+            to,
+            failures_max: None,
+            rollback_on_failure: false,
+            trial_deadline_s: None,
+            allow_product_change: false,
+            idempotency_key: None,
+            plan: None,
+        }
+    }
+}
+
 /// Answer of `POST /api/v1/rollouts/preview`, same body as the real one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Preview {

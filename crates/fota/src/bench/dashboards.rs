@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fota_client::{Client, DeviceClient, Incoming};
 use fota_proto::{
     Sha256,
-    checkin::{self, Answer, CheckIn, Phase, Progress, ResetReason, Running},
+    checkin::{self, Answer, CheckIn, Phase, Progress, Running},
     limits::CHECK_IN_BYTES_MAX,
     manager::{ReleaseUpload, RolloutRequest},
 };
@@ -169,16 +169,7 @@ async fn update(args: &Args, dashboards: u32) -> Result<Run> {
     for _ in 0..dashboards {
         looking.spawn(look(client.clone(), Arc::clone(&counts)));
     }
-    let rollout = RolloutRequest {
-        release: release.id.to_string(),
-        to: vec!["all".to_owned()],
-        failures_max: None,
-        rollback_on_failure: false,
-        trial_deadline_s: None,
-        allow_product_change: false,
-        idempotency_key: None,
-        plan: None,
-    };
+    let rollout = RolloutRequest::new(release.id.to_string(), vec!["all".to_owned()]);
     client.start_rollout(&rollout).await?;
     let (began, before) = (Instant::now(), server.cpu_s()?);
     fleet
@@ -323,40 +314,21 @@ impl Fleet {
     ) -> Result<()> {
         let id = format!("D-{number}");
         let is_new = step >= 2;
+        let running = usize::from(is_new);
         let check_in = CheckIn {
-            protocol: checkin::VERSION,
-            device: &id,
             nonce: u64::from(step) + 1,
-            chip: 0,
-            chip_revision: None,
-            running_elf: self.images[usize::from(is_new)],
-            version: [OLD, NEW][usize::from(is_new)],
-            project: PROJECT,
             confirmed: if step == 2 {
                 Running::Trial
             } else {
                 Running::Confirmed
             },
             slot: u8::from(is_new),
-            slots: Default::default(),
-            rollback_slot: None,
             progress: (step == 1).then_some(Progress {
                 order: *order,
                 phase: Phase::Downloading,
                 bytes: IMAGE_BYTES as u32 / 2,
             }),
-            outcome: None,
-            held: Default::default(),
-            reset: ResetReason::PowerOn,
-            uptime_s: 1,
-            root: None,
-            epoch: None,
-            challenge: None,
-            log: None,
-            patches: None,
-            attributes: None,
-            metrics: None,
-            waits: None,
+            ..CheckIn::idle(&id, PROJECT, [OLD, NEW][running], self.images[running])
         };
         let mut buffer = [0; CHECK_IN_BYTES_MAX];
         let Some(message) = checkin::encode(&check_in, &mut buffer) else {

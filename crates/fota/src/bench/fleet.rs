@@ -11,7 +11,7 @@ use fota_image::{Grouped, app::Chip};
 use fota_proto::manager::{ReleaseUpload, RolloutPlan, RolloutRequest};
 use fota_server::{
     AppState, Clock, Config, Running,
-    domain::model::{Protocol, Report, Slot, Trust},
+    domain::model::{Protocol, Report, Slot},
     service::{checkin::check_in, population, view},
     store::{Copies, DeviceFilter, ListFilter, Sort},
 };
@@ -188,8 +188,6 @@ fn report(id: &str, kind: u64) -> Report {
     let site = ("site".to_owned(), of(&SITES, 3).to_owned());
     let line = ("line".to_owned(), (kind / 360).to_string());
     Report {
-        device: id.parse().expect("letters and digits"),
-        protocol: Protocol::Native,
         chip: Some(CHIPS[(kind / 4 % 3) as usize].id()),
         chip_revision: Some(3),
         elf: Some(fota_proto::Sha256([(kind % 251) as u8; 32])),
@@ -198,16 +196,9 @@ fn report(id: &str, kind: u64) -> Report {
         confirmed: Some(true),
         slot: Some(0),
         slots: vec![slot(0), slot(1)],
-        rollback_slot: None,
-        progress: None,
-        outcome: None,
-        reset: None,
-        uptime_s: None,
-        trust: Trust::default(),
-        patches: None,
         attributes: [site, line].into(),
         metrics: BTreeMap::from([("heap".to_owned(), 120_000)]),
-        waits: None,
+        ..Report::blank(id.parse().expect("letters and digits"), Protocol::Native)
     }
 }
 
@@ -417,17 +408,11 @@ impl Bench<'_> {
 
 fn request(to: &str, filter: Option<&str>) -> RolloutRequest {
     RolloutRequest {
-        release: "1.0.6".to_owned(),
-        to: vec![to.to_owned()],
-        failures_max: None,
-        rollback_on_failure: false,
-        trial_deadline_s: None,
-        allow_product_change: false,
-        idempotency_key: None,
         plan: filter.map(|filter| RolloutPlan {
             filter: Some(filter.to_owned()),
             ..RolloutPlan::default()
         }),
+        ..RolloutRequest::new("1.0.6", vec![to.to_owned()])
     }
 }
 

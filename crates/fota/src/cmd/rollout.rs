@@ -78,16 +78,13 @@ pub async fn run(context: &Context, command: RolloutCommand) -> Result {
 /// The request for a rollout; how many failures pause it depends on how many devices it reaches.
 pub fn request(release: &Release, to: Vec<String>, options: &RolloutOptions) -> RolloutRequest {
     RolloutRequest {
-        release: release.id.to_string(),
-        to,
-        failures_max: None,
         rollback_on_failure: options.rollback_on_failure,
         trial_deadline_s: options
             .trial_deadline
             .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
         allow_product_change: options.allow_product_change,
         idempotency_key: Some(key()),
-        plan: None,
+        ..RolloutRequest::new(release.id.to_string(), to)
     }
 }
 

@@ -513,14 +513,8 @@ impl<'w> Story<'w> {
         failures_max: Option<u32>,
     ) -> Result<Rollout> {
         let request = RolloutRequest {
-            release: release.id.to_string(),
-            to: vec![to.to_owned()],
             failures_max,
-            rollback_on_failure: false,
-            trial_deadline_s: None,
-            allow_product_change: false,
-            idempotency_key: None,
-            plan: None,
+            ..RolloutRequest::new(release.id.to_string(), vec![to.to_owned()])
         };
         let rollout = self.client.start_rollout(&request).await?;
         self.following = Some(rollout.id);

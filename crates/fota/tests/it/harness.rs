@@ -11,9 +11,7 @@ use std::{
 use fota_client::DeviceClient;
 use fota_proto::{
     FailureCode, Sha256,
-    checkin::{
-        self, Answer, CheckIn, End, Outcome, PatchProfile, Phase, Progress, ResetReason, Running,
-    },
+    checkin::{self, Answer, CheckIn, End, Outcome, PatchProfile, Phase, Progress, Running},
     limits::CHECK_IN_BYTES_MAX,
 };
 use fota_sim::{
@@ -491,30 +489,7 @@ async fn play(client: DeviceClient, id: &'static str, acts: Arc<Mutex<Acts>>) {
 /// What a device says that has nothing to do.
 pub fn check_in<'a>(id: &'a str, outcome: Option<Outcome<'a>>) -> CheckIn<'a> {
     CheckIn {
-        protocol: checkin::VERSION,
-        device: id,
-        nonce: 1,
-        chip: 0,
-        chip_revision: None,
-        running_elf: Sha256([9; 32]),
-        version: "1.0.5",
-        project: "acme",
-        confirmed: Running::Confirmed,
-        slot: 0,
-        slots: Default::default(),
-        rollback_slot: None,
-        progress: None,
         outcome,
-        held: Default::default(),
-        reset: ResetReason::PowerOn,
-        uptime_s: 1,
-        root: None,
-        epoch: None,
-        challenge: None,
-        log: None,
-        patches: None,
-        attributes: None,
-        metrics: None,
-        waits: None,
+        ..CheckIn::idle(id, "acme", "1.0.5", Sha256([9; 32]))
     }
 }

@@ -268,6 +268,32 @@ pub struct Report {
 }
 
 impl Report {
+    /// The check-in of a device that says nothing of itself.
+    pub fn blank(device: DeviceId, protocol: Protocol) -> Self {
+        Self {
+            device,
+            protocol,
+            chip: None,
+            chip_revision: None,
+            elf: None,
+            version: None,
+            project: None,
+            confirmed: None,
+            slot: None,
+            slots: Vec::new(),
+            rollback_slot: None,
+            progress: None,
+            outcome: None,
+            reset: None,
+            uptime_s: None,
+            trust: Trust::default(),
+            patches: None,
+            attributes: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            waits: None,
+        }
+    }
+
     /// What the device runs.
     pub fn running(&self) -> Running<'_> {
         Running {

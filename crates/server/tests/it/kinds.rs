@@ -90,10 +90,8 @@ fn report(random: &mut Random, images: &[Image]) -> Report {
         ..Slot::with_room(bytes)
     };
     let room = random.of(&[0x18_0000, 0x18_0000, 1000]);
+    let device = name(random.below(IDS)).parse().expect("an id");
     Report {
-        uptime_s: None,
-        device: name(random.below(IDS)).parse().expect("an id"),
-        protocol,
         chip: is_native.then(|| random.of(&[Chip::Esp32C3, Chip::Esp32S3]).id()),
         chip_revision: is_native.then_some(3),
         elf: is_native.then_some(image.elf),
@@ -105,22 +103,16 @@ fn report(random: &mut Random, images: &[Image]) -> Report {
             true => vec![slot(0, 0x18_0000), slot(1, room)],
             false => Vec::new(),
         },
-        rollback_slot: None,
-        progress: None,
-        outcome: None,
-        reset: None,
         trust: Trust {
             root: random.of(&[None, None, Some(1)]),
             epoch: None,
             log: None,
         },
-        patches: None,
         attributes: site
             .map(|site| ("site".to_owned(), site.to_owned()))
             .into_iter()
             .collect(),
-        metrics: BTreeMap::new(),
-        waits: None,
+        ..Report::blank(device, protocol)
     }
 }
 

@@ -173,33 +173,12 @@ impl Bench {
 
     /// One native check-in; gives whether an install, a rollback, or nothing is ordered.
     pub async fn native_check_in(&self, id: &str, version: &str) -> &'static str {
-        use fota_proto::checkin::{Action, Answer, CheckIn, ResetReason, Running, encode};
+        use fota_proto::checkin::{Action, Answer, CheckIn, encode};
+        let elf = fota_proto::Sha256([0x55; 32]);
         let check_in = CheckIn {
-            protocol: fota_proto::checkin::VERSION,
-            device: id,
-            nonce: 1,
             chip: Chip::Esp32.id(),
-            chip_revision: None,
-            running_elf: fota_proto::Sha256([0x55; 32]),
-            version,
-            project: "fota",
-            confirmed: Running::Confirmed,
-            slot: 0,
-            slots: Default::default(),
             rollback_slot: Some(1),
-            progress: None,
-            outcome: None,
-            held: Default::default(),
-            reset: ResetReason::PowerOn,
-            uptime_s: 1,
-            root: None,
-            epoch: None,
-            challenge: None,
-            log: None,
-            patches: None,
-            attributes: None,
-            metrics: None,
-            waits: None,
+            ..CheckIn::idle(id, "fota", version, elf)
         };
         let mut buffer = [0; 1024];
         let body = encode(&check_in, &mut buffer).expect("fits").to_vec();

@@ -105,14 +105,8 @@ impl World {
 
     pub async fn roll_out(&self, release: &Release, trial_deadline_s: u32) -> i64 {
         let request = RolloutRequest {
-            release: release.id.to_string(),
-            to: vec!["all".to_owned()],
-            failures_max: None,
-            rollback_on_failure: false,
             trial_deadline_s: Some(trial_deadline_s),
-            allow_product_change: false,
-            idempotency_key: None,
-            plan: None,
+            ..RolloutRequest::new(release.id.to_string(), vec!["all".to_owned()])
         };
         self.client
             .start_rollout(&request)

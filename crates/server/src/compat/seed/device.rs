@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::{Claim, StatusPost};
 use crate::domain::model::{
-    Attempt, Device, Outcome, Progress, Protocol, Release, Report, RollbackOrder, Trust,
+    Attempt, Device, Outcome, Progress, Protocol, Release, Report, RollbackOrder,
 };
 
 /// What is kept of a seed device beside what is kept of every device.
@@ -75,27 +75,11 @@ impl Context<'_> {
 /// The check-in of a device that only shows that it is there.
 pub fn sighting(id: &DeviceId, stored: Option<&Device>) -> Report {
     Report {
-        device: id.clone(),
-        protocol: Protocol::Seed,
         // Known where it spoke the native protocol before: the chip is the same.
         chip: stored.and_then(|device| device.chip),
         chip_revision: stored.and_then(|device| device.chip_revision),
-        elf: None,
         version: stored.and_then(|device| device.version.clone()),
-        project: None,
-        confirmed: None,
-        slot: None,
-        slots: Vec::new(),
-        rollback_slot: None,
-        progress: None,
-        outcome: None,
-        reset: None,
-        uptime_s: None,
-        trust: Trust::default(),
-        patches: None,
-        attributes: std::collections::BTreeMap::new(),
-        metrics: std::collections::BTreeMap::new(),
-        waits: None,
+        ..Report::blank(id.clone(), Protocol::Seed)
     }
 }
 

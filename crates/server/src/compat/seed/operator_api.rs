@@ -167,14 +167,8 @@ async fn offer_to_seed_devices(
         return Ok(());
     }
     let request = RolloutRequest {
-        release: format!("id:{}", release.id),
-        to: vec![SEED_DEVICES.to_owned()],
-        failures_max: None,
-        rollback_on_failure: false,
-        trial_deadline_s: None,
         allow_product_change: true,
-        idempotency_key: None,
-        plan: None,
+        ..RolloutRequest::new(format!("id:{}", release.id), vec![SEED_DEVICES.to_owned()])
     };
     rollouts::start(state, &request, by).await?;
     Ok(())

@@ -176,8 +176,6 @@ impl World {
     fn report(&self, device: usize, outcome: Option<Outcome>) -> Report {
         let (runs, confirmed) = self.runs[device];
         Report {
-            device: id(device).parse().expect("an id"),
-            protocol: Protocol::Native,
             chip: Some(5),
             chip_revision: Some(3),
             elf: Some(elf(runs)),
@@ -192,7 +190,6 @@ impl World {
                 elf: None,
                 version: None,
             }],
-            rollback_slot: None,
             progress: self.progress[device].map(|(order, phase)| Progress {
                 order,
                 phase,
@@ -200,12 +197,8 @@ impl World {
             }),
             outcome,
             reset: Some(ResetReason::PowerOn),
-            uptime_s: None,
-            trust: Trust::default(),
-            patches: None,
-            attributes: BTreeMap::new(),
-            metrics: BTreeMap::new(),
             waits: Some(Waits::Nothing),
+            ..Report::blank(id(device).parse().expect("an id"), Protocol::Native)
         }
     }
 

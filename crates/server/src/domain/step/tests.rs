@@ -94,8 +94,6 @@ fn report() -> impl Strategy<Value = Report> {
     );
     parts.prop_map(
         |((runs, claims), (root, epoch), confirmed, progress, outcome, (state, held))| Report {
-            device: DEVICE.parse().expect("an id"),
-            protocol: Protocol::Native,
             chip: Some(5),
             chip_revision: Some(3),
             elf: Some(elf(runs)),
@@ -110,7 +108,6 @@ fn report() -> impl Strategy<Value = Report> {
                 elf: Some(elf(held)),
                 version: None,
             }],
-            rollback_slot: None,
             progress: progress.map(|(order, phase, bytes)| Progress {
                 order,
                 phase,
@@ -123,17 +120,12 @@ fn report() -> impl Strategy<Value = Report> {
                 reset: Some(ResetReason::Panic),
                 detail: String::new(),
             }),
-            reset: None,
-            uptime_s: None,
             trust: Trust {
                 root,
                 epoch,
                 log: None,
             },
-            patches: None,
-            attributes: BTreeMap::new(),
-            metrics: BTreeMap::new(),
-            waits: None,
+            ..Report::blank(DEVICE.parse().expect("an id"), Protocol::Native)
         },
     )
 }
